@@ -1,0 +1,173 @@
+"""The kernel contract in plain NumPy: what every kernel computes, and the oracle of every test.
+
+Any float dtype, no tricks. The alphabet, here and in all of minigan:
+
+    x (N,C,H,W)  input      w (K,C/groups,R,S)  weight     y (N,K,P,Q)  output
+    g = dL/dy    gx, gw     the gradients of x and w
+
+    stride (sh,sw)   pad ((top,bottom),(left,right))   dilation (dh,dw)
+    P = (H + top + bottom - dh·(R-1) - 1) // sh + 1,   Q likewise
+
+Convolution is one trilinear form, Σ g[n,k,p,q] · x[n,c,p·sh+r·dh-top, ...] · w[k,c,r,s]; the three
+functions below are its partial derivatives by g, x and w. Hence each one's derivatives are the
+others, and a transposed convolution is conv2d_dgrad.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+Pair = tuple[int, int]
+Pads = tuple[Pair, Pair]
+
+
+def conv_out_size(size: Pair, taps: Pair, stride: Pair, pad: Pads, dilation: Pair) -> Pair:
+    """(P,Q) from (H,W) and (R,S)."""
+    h, w = (
+        (size[i] + sum(pad[i]) - dilation[i] * (taps[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
+    )
+    return h, w
+
+
+def _taps(x, out, taps, stride, dilation):
+    """For each tap (r,s): the view of the padded x that it meets, (N,C,P,Q)."""
+    for r in range(taps[0]):
+        for s in range(taps[1]):
+            top, left = r * dilation[0], s * dilation[1]
+            yield r, s, x[
+                :,
+                :,
+                top : top + stride[0] * (out[0] - 1) + 1 : stride[0],
+                left : left + stride[1] * (out[1] - 1) + 1 : stride[1],
+            ]
+
+
+def conv2d(x, w, stride, pad, dilation, groups):
+    """y[n,k,p,q] = Σ_{c,r,s} x[n, c, p·sh + r·dh - top, q·sw + s·dw - left] · w[k,c,r,s]"""
+    n, c, h, wd = x.shape
+    k, _, *taps = w.shape
+    p, q = conv_out_size((h, wd), taps, stride, pad, dilation)
+    x = np.pad(x, ((0, 0), (0, 0), *pad))
+    w = w.reshape(groups, k // groups, c // groups, *taps)
+    y = np.zeros((n, groups, k // groups, p, q), x.dtype)
+    for r, s, tap in _taps(x, (p, q), taps, stride, dilation):
+        tap = tap.reshape(n, groups, c // groups, p, q)
+        y += np.einsum("ngcpq,gkc->ngkpq", tap, w[..., r, s])
+    return y.reshape(n, k, p, q)
+
+
+def conv2d_dgrad(g, w, size, stride, pad, dilation, groups):
+    """gx[n,c,h,w] = Σ_{k,p,q,r,s : p·sh + r·dh - top = h, q·sw + s·dw - left = w} g[n,k,p,q] · w[k,c,r,s]
+
+    size (H,W), which (P,Q) alone does not determine when a stride is above 1.
+    """
+    n, k, p, q = g.shape
+    _, c, *taps = w.shape
+    (top, bottom), (left, right) = pad
+    gx = np.zeros((n, groups, c, size[0] + top + bottom, size[1] + left + right), g.dtype)
+    g = g.reshape(n, groups, k // groups, p, q)
+    w = w.reshape(groups, k // groups, c, *taps)
+    padded = gx.reshape(n, groups * c, *gx.shape[3:])
+    for r, s, tap in _taps(padded, (p, q), taps, stride, dilation):
+        tap += np.einsum("ngkpq,gkc->ngcpq", g, w[..., r, s]).reshape(tap.shape)
+    return padded[:, :, top : top + size[0], left : left + size[1]].copy()
+
+
+def conv2d_wgrad(x, g, taps, stride, pad, dilation, groups):
+    """gw[k,c,r,s] = Σ_{n,p,q} x[n, c, p·sh + r·dh - top, q·sw + s·dw - left] · g[n,k,p,q]
+
+    taps (R,S).
+    """
+    n, c = x.shape[:2]
+    k, p, q = g.shape[1:]
+    x = np.pad(x, ((0, 0), (0, 0), *pad))
+    g = g.reshape(n, groups, k // groups, p, q)
+    gw = np.empty((groups, k // groups, c // groups, *taps), g.dtype)
+    for r, s, tap in _taps(x, (p, q), taps, stride, dilation):
+        tap = tap.reshape(n, groups, c // groups, p, q)
+        gw[..., r, s] = np.einsum("ngcpq,ngkpq->gkc", tap, g)
+    return gw.reshape(k, c // groups, *taps)
+
+
+# Activations that end a fused kernel. Each is inverted by its own output y, so that a backward pass
+# keeps y alone:  dy/dx as a function of y.
+ACTIVATIONS = {
+    "linear": (lambda x, slope: x, lambda y, slope: np.ones_like(y)),
+    "relu": (lambda x, slope: np.maximum(x, 0), lambda y, slope: (y > 0).astype(y.dtype)),
+    "leaky_relu": (
+        lambda x, slope: np.where(x > 0, x, x * slope),
+        lambda y, slope: np.where(y > 0, 1, slope).astype(y.dtype),
+    ),
+    "tanh": (lambda x, slope: np.tanh(x), lambda y, slope: 1 - y * y),
+    "sigmoid": (lambda x, slope: 0.5 * np.tanh(0.5 * x) + 0.5, lambda y, slope: y * (1 - y)),
+}
+
+
+def _per_channel(a, x):
+    return a.reshape(1, -1, *[1] * (x.ndim - 2))
+
+
+def _batch_axes(x):
+    return (0, *range(2, x.ndim))
+
+
+def bias_act(x, bias, act, slope):
+    """y = act(x + bias[c]).   x (N,C,...), bias (C,) or None.   slope: of leaky_relu, > 0."""
+    if bias is not None:
+        x = x + _per_channel(bias, x)
+    return ACTIVATIONS[act][0](x, slope)
+
+
+def bias_act_backward(g, y, act, slope):
+    """gx = g · act'(y),   gbias = Σ_{n,...} gx.   Returns (gx, gbias)."""
+    gx = g * ACTIVATIONS[act][1](y, slope)
+    return gx, gx.sum(axis=_batch_axes(g))
+
+
+def batch_norm(x, weight, bias, eps, act, slope):
+    """y = act(weight[c] · (x - mean[c]) · rstd[c] + bias[c]),   rstd = 1 / sqrt(var + eps)
+
+    mean and (biased) var over all axes of x (N,C,...) but C; weight, bias (C,) or None.
+    Returns (y, mean, rstd).   Ioffe & Szegedy 2015, algorithm 1.
+    """
+    mean = x.mean(axis=_batch_axes(x))
+    var = x.var(axis=_batch_axes(x))
+    rstd = 1 / np.sqrt(var + eps)
+    y = (x - _per_channel(mean, x)) * _per_channel(rstd, x)
+    if weight is not None:
+        y = y * _per_channel(weight, x)
+    if bias is not None:
+        y = y + _per_channel(bias, x)
+    return ACTIVATIONS[act][0](y, slope), mean, rstd
+
+
+def batch_norm_backward(g, x, y, weight, mean, rstd, act, slope):
+    """With x̂ = (x - mean) · rstd, ga = g · act'(y) and M the elements a channel:
+
+    gweight = Σ ga·x̂,   gbias = Σ ga,   gx = weight · rstd · (ga - gbias/M - x̂ · gweight/M)
+
+    Returns (gx, gweight, gbias).   Ioffe & Szegedy 2015, section 3.
+    """
+    axes = _batch_axes(x)
+    ga = g * ACTIVATIONS[act][1](y, slope)
+    xhat = (x - _per_channel(mean, x)) * _per_channel(rstd, x)
+    gweight = (ga * xhat).sum(axis=axes)
+    gbias = ga.sum(axis=axes)
+    m = x.size // x.shape[1]
+    gx = ga - _per_channel(gbias / m, x) - xhat * _per_channel(gweight / m, x)
+    gx = gx * _per_channel(rstd if weight is None else rstd * weight, x)
+    return gx, gweight, gbias
+
+
+def adam(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step):
+    """One step of Adam (Kingma & Ba 2015, algorithm 1) on flat arrays; p, m and v change in place.
+
+    m = β1·m + (1-β1)·g,  v = β2·v + (1-β2)·g²,  step counts from 1
+    p = p·(1 - lr·weight_decay) - lr · (m / (1-β1^step)) / (sqrt(v / (1-β2^step)) + eps)
+
+    weight_decay is AdamW's, decoupled (Loshchilov & Hutter 2019).
+    """
+    m += (1 - beta1) * (g - m)
+    v += (1 - beta2) * (g * g - v)
+    p *= 1 - lr * weight_decay
+    p -= lr * (m / (1 - beta1**step)) / (np.sqrt(v / (1 - beta2**step)) + eps)
