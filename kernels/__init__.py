@@ -1,1 +1,119 @@
-"""The kernels' contract and the choice of who runs them; see README.md beside this file."""
+"""The kernels' contract and the choice of who runs them; see README.md beside this file.
+
+reference.py says what each function computes. The arrays say where it runs:
+
+    CuPy arrays                          kernels/*.cu through CuPy on the GPU        (cuda.py)
+    NumPy arrays                         BLAS and NumPy                              (cpu.py)
+    NumPy arrays inside `use("sim")`     kernels/*.cu on the SIMT interpreter        (cuda.py)
+    NumPy arrays inside `use("reference")`  the contract itself                      (reference.py)
+
+Nothing outside this package knows which one ran, and none stands in for another: a backend that
+cannot do what it is asked says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from minigan.array import xp_of
+from minigan.kernels.reference import Pads, Pair, conv_out_size
+
+__all__ = [
+    "adam",
+    "batch_norm",
+    "batch_norm_backward",
+    "bias_act",
+    "bias_act_backward",
+    "conv2d",
+    "conv2d_dgrad",
+    "conv2d_wgrad",
+    "conv_out_size",
+    "use",
+]
+
+_MODULES = {"cpu": "cpu", "sim": "cuda", "cuda": "cuda", "reference": "reference"}
+_host = "cpu"
+
+
+def backend(x: Any) -> str:
+    """The name of the backend that runs kernels on the array x."""
+    return _host if xp_of(x) is np else "cuda"
+
+
+def _module(x: Any) -> Any:
+    return importlib.import_module(f"minigan.kernels.{_MODULES[backend(x)]}")
+
+
+def set_host(name: str) -> None:
+    """Have NumPy arrays run on `name`: cpu, sim or reference."""
+    global _host
+    if name not in ("cpu", "sim", "reference"):
+        raise ValueError(f"kernels: NumPy arrays run on cpu, sim or reference, not {name!r}")
+    _host = name
+
+
+@contextmanager
+def use(name: str) -> Iterator[None]:
+    """Context manager: NumPy arrays run on `name`, cpu, sim or reference, inside."""
+    previous = _host
+    set_host(name)
+    try:
+        yield
+    finally:
+        set_host(previous)
+
+
+def conv2d(x: Any, w: Any, stride: Pair, pad: Pads, dilation: Pair, groups: int) -> Any:
+    return _module(x).conv2d(x, w, stride, pad, dilation, groups)
+
+
+def conv2d_dgrad(
+    g: Any, w: Any, size: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int
+) -> Any:
+    return _module(g).conv2d_dgrad(g, w, size, stride, pad, dilation, groups)
+
+
+def conv2d_wgrad(
+    x: Any, g: Any, taps: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int
+) -> Any:
+    return _module(x).conv2d_wgrad(x, g, taps, stride, pad, dilation, groups)
+
+
+def bias_act(x: Any, bias: Any, act: str, slope: float) -> Any:
+    return _module(x).bias_act(x, bias, act, slope)
+
+
+def bias_act_backward(g: Any, y: Any, act: str, slope: float) -> tuple[Any, Any]:
+    return _module(g).bias_act_backward(g, y, act, slope)
+
+
+def batch_norm(
+    x: Any, weight: Any, bias: Any, eps: float, act: str, slope: float
+) -> tuple[Any, Any, Any]:
+    return _module(x).batch_norm(x, weight, bias, eps, act, slope)
+
+
+def batch_norm_backward(
+    g: Any, x: Any, y: Any, weight: Any, mean: Any, rstd: Any, act: str, slope: float
+) -> tuple[Any, Any, Any]:
+    return _module(g).batch_norm_backward(g, x, y, weight, mean, rstd, act, slope)
+
+
+def adam(
+    p: Any,
+    g: Any,
+    m: Any,
+    v: Any,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    step: int,
+) -> None:
+    _module(p).adam(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step)

@@ -34,12 +34,16 @@ def _taps(x, out, taps, stride, dilation):
     for r in range(taps[0]):
         for s in range(taps[1]):
             top, left = r * dilation[0], s * dilation[1]
-            yield r, s, x[
-                :,
-                :,
-                top : top + stride[0] * (out[0] - 1) + 1 : stride[0],
-                left : left + stride[1] * (out[1] - 1) + 1 : stride[1],
-            ]
+            yield (
+                r,
+                s,
+                x[
+                    :,
+                    :,
+                    top : top + stride[0] * (out[0] - 1) + 1 : stride[0],
+                    left : left + stride[1] * (out[1] - 1) + 1 : stride[1],
+                ],
+            )
 
 
 def conv2d(x, w, stride, pad, dilation, groups):

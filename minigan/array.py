@@ -125,3 +125,36 @@ class Stream:
     def permutation(self, n: int) -> np.ndarray:
         """A random order of 0 .. n - 1, int64: the order that sorts n raw uint64."""
         return np.argsort(self.raw(n), kind="stable")
+
+
+class Generator:
+    """The source of every random number that no caller keyed: initial weights, dropout masks.
+
+    The n-th stream drawn after `manual_seed(seed, step)` is Stream(seed, "name/n", step): a
+    training that calls manual_seed(seed, step) before each step is a pure function of both.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.manual_seed(seed)
+
+    def manual_seed(self, seed: int, step: int = 0) -> None:
+        """Start over from (seed, step)."""
+        self.seed, self.step, self.drawn = seed, step, 0
+
+    def stream(self, name: str) -> Stream:
+        """The next Stream."""
+        self.drawn += 1
+        return Stream(self.seed, f"{name}/{self.drawn - 1}", self.step)
+
+
+generator = Generator()
+manual_seed = generator.manual_seed
+
+
+def from_dlpack(x: Any) -> Array:
+    """The array that shares x's memory, for any x with __dlpack__: NumPy's, or CuPy's on a GPU."""
+    if x.__dlpack_device__()[0] == 2:  # kDLCUDA
+        import cupy
+
+        return cupy.from_dlpack(x)
+    return np.from_dlpack(x)

@@ -1,0 +1,68 @@
+"""Matrix products.   N batch, I in_features, O out_features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minigan.array import Array
+from minigan.autograd import primitive
+from minigan.ops.shape import expand_dims, getitem, squeeze, swapaxes
+
+
+@primitive
+def _matmul(x: Array, b: Array) -> Array:
+    return x @ b
+
+
+@_matmul.vjp("x")
+def _(g: Any, b: Any) -> Any:
+    return _matmul(g, swapaxes(b, -1, -2))
+
+
+@_matmul.vjp("b")
+def _(g: Any, x: Any) -> Any:
+    return _matmul(swapaxes(x, -1, -2), g)
+
+
+def matmul(x: Any, b: Any) -> Any:
+    """y = x @ b, as NumPy: x (...,n,k), b (...,k,m) -> y (...,n,m); vectors and batches broadcast."""
+    if x.ndim == 0 or b.ndim == 0:
+        raise ValueError(f"matmul: needs at least one axis each, got {x.shape} and {b.shape}")
+    if x.ndim == 1:
+        return squeeze(matmul(expand_dims(x, 0), b), -2 if b.ndim > 1 else 0)
+    if b.ndim == 1:
+        return squeeze(_matmul(x, expand_dims(b, 1)), -1)
+    return _matmul(x, b)
+
+
+@primitive
+def _linear(x: Array, w: Array) -> Array:
+    return x @ w.T
+
+
+@_linear.vjp("x")
+def _(g: Any, w: Any) -> Any:
+    return _matmul(g, w)
+
+
+@_linear.vjp("w")
+def _(g: Any, x: Any) -> Any:
+    return _matmul(g.T, x)
+
+
+def linear(x: Any, w: Any, bias: Any = None) -> Any:
+    """y = x wᵀ + bias.   x (...,I), w (O,I), bias (O,) -> y (...,O)"""
+    if x.shape[-1] != w.shape[1]:
+        raise ValueError(
+            f"linear: x has {x.shape[-1]} features but w expects {w.shape[1]}: "
+            f"x {tuple(x.shape)}, w {tuple(w.shape)}"
+        )
+    y = _linear(x if x.ndim == 2 else x.reshape(-1, x.shape[-1]), w)
+    if bias is not None:
+        y = y + bias
+    return y if x.ndim == 2 else y.reshape(*x.shape[:-1], w.shape[0])
+
+
+def embedding(labels: Any, w: Any) -> Any:
+    """y = w[labels].   labels (...) of int, w (classes,O) -> y (...,O)"""
+    return getitem(w, labels)

@@ -1,0 +1,173 @@
+"""Normalisation, bias + activation, dropout.   x (N,C,...): statistics are taken as each op says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minigan import kernels
+from minigan.array import Array, generator, xp_of
+from minigan.autograd import Tensor, fused, primitive
+from minigan.ops.math import leaky_relu, mean, mul, relu, sigmoid, sqrt, tanh, where
+from minigan.ops.shape import reshape
+
+# What a fused kernel may end in: act(x), and act'(x) as a function of y = act(x).
+_ACTIVATIONS = {
+    "linear": lambda x, slope: x,
+    "relu": lambda x, slope: relu(x),
+    "leaky_relu": lambda x, slope: leaky_relu(x, slope=slope),
+    "tanh": lambda x, slope: tanh(x),
+    "sigmoid": lambda x, slope: sigmoid(x),
+}
+
+
+def _activation(x: Any, act: str, slope: float) -> Any:
+    if act not in _ACTIVATIONS:
+        raise ValueError(f"act must be one of {', '.join(_ACTIVATIONS)}, not {act!r}")
+    return _ACTIVATIONS[act](x, slope)
+
+
+def _act_gradient(g: Any, y: Any, act: str, slope: float) -> Any:
+    """g · act'(x), from y = act(x)."""
+    if act == "tanh":
+        return g * (1 - y * y)
+    if act == "sigmoid":
+        return g * (y * (1 - y))
+    if act == "linear":
+        return g
+    positive = (y.data if isinstance(y, Tensor) else y) > 0
+    return where(positive, g, g * slope) if act == "leaky_relu" else g * positive
+
+
+def _per_channel(a: Any, x: Any) -> Any:
+    """a (C,) -> (1,C,1,...), to broadcast against x (N,C,...)"""
+    return reshape(a, (1, -1) + (1,) * (x.ndim - 2))
+
+
+def _batch_axes(x: Any) -> tuple[int, ...]:
+    return (0, *range(2, x.ndim))
+
+
+@primitive
+def _bias_act(x: Array, bias: Array, *, act: str, slope: float) -> Array:
+    return kernels.bias_act(x, bias, act, slope)
+
+
+@_bias_act.vjp("x")
+def _(g: Any, y: Any, act: str, slope: float) -> Any:
+    return _act_gradient(g, y, act, slope)
+
+
+@_bias_act.vjp("bias")
+def _(g: Any, y: Any, act: str, slope: float) -> Any:
+    return _act_gradient(g, y, act, slope).sum(axis=_batch_axes(y))
+
+
+def bias_act(x: Any, bias: Any = None, *, act: str = "linear", slope: float = 0.01) -> Any:
+    """y = act(x + bias[c]).   x (N,C,...), bias (C,) or None.
+
+    act: linear, relu, leaky_relu (with slope), tanh or sigmoid.
+    """
+    if bias is None:
+        return _activation(x, act, slope)
+    if bias.ndim != 1 or bias.shape[0] != x.shape[1]:
+        raise ValueError(f"bias_act: x {x.shape} needs a bias of ({x.shape[1]},), not {bias.shape}")
+    return _bias_act(x, bias, act=act, slope=slope)
+
+
+@fused
+def _batch_norm(
+    x: Any, weight: Any, bias: Any, *, eps: float, act: str, slope: float, stats: Any
+) -> Any:
+    d = x - mean(x, _batch_axes(x), keepdims=True)
+    y = d / sqrt(mean(d * d, _batch_axes(x), keepdims=True) + eps)
+    if weight is not None:
+        y = y * _per_channel(weight, x)
+    if bias is not None:
+        y = y + _per_channel(bias, x)
+    return _activation(y, act, slope)
+
+
+@_batch_norm.fast_forward
+def _(x, weight, bias, *, eps, act, slope, stats):  # type: ignore[no-untyped-def]
+    y, mean, rstd = kernels.batch_norm(x, weight, bias, eps, act, slope)
+    if stats is not None:
+        stats(mean, rstd)
+    return y, (y, mean, rstd)
+
+
+@_batch_norm.fast_vjp
+def _(g, saved, x, weight, bias, *, eps, act, slope, stats):  # type: ignore[no-untyped-def]
+    y, mean, rstd = saved
+    return kernels.batch_norm_backward(g, x, y, weight, mean, rstd, act, slope)
+
+
+def batch_norm(
+    x: Any,
+    weight: Any = None,
+    bias: Any = None,
+    *,
+    eps: float = 1e-5,
+    act: str = "linear",
+    slope: float = 0.01,
+    stats: Any = None,
+) -> Any:
+    """y = act(weight[c] · (x - mean[c]) / sqrt(var[c] + eps) + bias[c])
+
+    x (N,C,...), weight and bias (C,) or None; mean and biased var of this batch, over all axes but
+    C.   stats: called once with (mean, 1/sqrt(var + eps)) when they were computed, for running
+    averages.   Ioffe & Szegedy 2015, algorithm 1.
+    """
+    if x.ndim < 2 or x.size == x.shape[1]:
+        raise ValueError(f"batch_norm: needs more than one value a channel, got x {x.shape}")
+    return _batch_norm(x, weight, bias, eps=eps, act=act, slope=slope, stats=stats)
+
+
+def instance_norm(x: Any, weight: Any = None, bias: Any = None, *, eps: float = 1e-5) -> Any:
+    """batch_norm with the statistics of each image alone: over H, W for each n and c.
+
+    x (N,C,H,W), weight and bias (C,) or None.   Ulyanov et al. 2016.
+    """
+    n, c = x.shape[:2]
+    if x.size == n * c:
+        raise ValueError(f"instance_norm: needs more than one value a channel, got x {x.shape}")
+    y = reshape(batch_norm(reshape(x, 1, n * c, *x.shape[2:]), eps=eps), x.shape)
+    if weight is not None:
+        y = y * _per_channel(weight, x)
+    return y if bias is None else y + _per_channel(bias, x)
+
+
+def layer_norm(
+    x: Any, shape: tuple[int, ...], weight: Any = None, bias: Any = None, *, eps: float = 1e-5
+) -> Any:
+    """y = weight · (x - mean) / sqrt(var + eps) + bias, mean and var over the last axes.
+
+    shape: of those axes, and of weight and bias.   Ba et al. 2016.
+    """
+    if tuple(x.shape[x.ndim - len(shape) :]) != tuple(shape):
+        raise ValueError(f"layer_norm: x {x.shape} does not end in {tuple(shape)}")
+    rows = 1
+    for n in x.shape[: x.ndim - len(shape)]:
+        rows *= n
+    y = reshape(batch_norm(reshape(x, 1, rows, -1), eps=eps), x.shape)
+    if weight is not None:
+        y = y * weight
+    return y if bias is None else y + bias
+
+
+def pixel_norm(x: Any, *, eps: float = 1e-8) -> Any:
+    """y = x / sqrt(mean_c x² + eps), over axis 1.   Karras et al. 2018, section 4.2."""
+    return x / sqrt(mean(x * x, 1, keepdims=True) + eps)
+
+
+def dropout(x: Any, p: float = 0.5) -> Any:
+    """y = x · mask / (1 - p), the mask 0 with probability p, else 1.   Srivastava et al. 2014.
+
+    0 ≤ p < 1.   The mask comes from minigan.manual_seed's generator.
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout: p must be in [0, 1), not {p}")
+    if p == 0:
+        return x
+    keep = generator.stream("dropout").uniform(x.shape) >= p
+    mask = keep.astype(x.dtype) * x.dtype.type(1 / (1 - p))
+    return mul(x, xp_of(x.data if isinstance(x, Tensor) else x).asarray(mask))
