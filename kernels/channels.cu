@@ -1,0 +1,193 @@
+// Kernels a channel at a time: bias + activation and batch normalisation, forward and backward.
+//
+// Layout     x, y, g (batch, C, INNER), contiguous, INNER = H·W; bias, weight, mean, rstd (C).
+// Reduction  A channel's M = batch · INNER elements are cut into slices of SLICE. Block (s, c)
+//            holds slice s of channel c in registers, reduces it, and leaves one partial result at
+//            partials[s·C + c]. The kernel that follows adds the partials, each block for itself
+//            and in the same order: no atomics, no third launch.
+// Threads    Thread t of a block holds elements t, t + THREADS, ... of its slice: coalesced if
+//            INNER ≥ 8; with INNER = 1 (linear layers, small) a warp reads 32 sectors.
+// Launch     grid (⌈M / SLICE⌉, C), block THREADS; bias_act: grid ⌈x.size / THREADS⌉.
+// Rung       Bandwidth-bound: batch_norm reads x twice and writes y once, batch_norm_backward
+//            reads g, x, y twice and writes gx once.
+// Defines    C INNER, and as needed BIAS and WEIGHT (1: the array is there, 0: it is not read),
+//            ACT(x), and ACT_GRAD(y): act'(x) from y = act(x).
+
+#ifndef C
+#define C 3
+#define INNER 64
+#endif
+#ifndef BIAS
+#define BIAS 1
+#endif
+#ifndef WEIGHT
+#define WEIGHT 1
+#endif
+#ifndef ACT
+#define ACT(x) (x)
+#define ACT_GRAD(y) (1.0f)
+#endif
+
+constexpr unsigned THREADS = 256;
+constexpr unsigned PER_THREAD = 16;
+constexpr unsigned SLICE = THREADS * PER_THREAD;
+
+// Offset in x of element e of channel c.
+__device__ __forceinline__ unsigned offset(unsigned e, unsigned c) {
+    return (e / INNER * C + c) * INNER + e % INNER;
+}
+
+// Element `i` of this thread in this block's slice.
+__device__ __forceinline__ unsigned element(unsigned i) {
+    return blockIdx.x * SLICE + i * THREADS + threadIdx.x;
+}
+
+// Elements in slice s.
+__device__ __forceinline__ float slice_count(unsigned s, unsigned m) {
+    return static_cast<float>(min(SLICE, m - s * SLICE));
+}
+
+// The sum of v over the block, in every thread.
+__device__ float block_sum(float v) {
+    __shared__ float warp_sums[THREADS / 32];
+    for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffff, v, step);
+    if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = 0.0f;
+    for (unsigned i = 0; i < THREADS / 32; i++) v += warp_sums[i];
+    __syncthreads();  // the next call may write warp_sums
+    return v;
+}
+
+// ---- bias + activation --------------------------------------------------------------------------
+
+// y = act(x + bias[c])
+extern "C" __global__ void __launch_bounds__(THREADS)
+bias_act(const float* x, const float* bias, float* y, unsigned n) {
+    unsigned i = blockIdx.x * THREADS + threadIdx.x;
+    if (i >= n) return;
+    float v = x[i];
+    if (BIAS) v += bias[i / INNER % C];
+    y[i] = ACT(v);
+}
+
+// gx = g · act'(y), and a slice's share of gbias[c] = Σ gx
+extern "C" __global__ void __launch_bounds__(THREADS)
+bias_act_backward(const float* g, const float* y, float* gx, float* partials, unsigned m) {
+    unsigned c = blockIdx.y;
+    float sum = 0.0f;
+    for (unsigned i = 0; i < PER_THREAD; i++) {
+        if (element(i) >= m) break;
+        unsigned at = offset(element(i), c);
+        float v = g[at] * ACT_GRAD(y[at]);
+        gx[at] = v;
+        sum += v;
+    }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) partials[blockIdx.x * C + c] = sum;
+}
+
+// ---- batch norm ---------------------------------------------------------------------------------
+
+// A slice's mean, and its sum of squares about that mean: two passes, one read.
+extern "C" __global__ void __launch_bounds__(THREADS)
+batch_norm_stats(const float* x, float* partial_mean, float* partial_squares, unsigned m) {
+    unsigned c = blockIdx.y;
+    float v[PER_THREAD];
+    float sum = 0.0f, squares = 0.0f;
+#pragma unroll
+    for (unsigned i = 0; i < PER_THREAD; i++) {
+        v[i] = element(i) < m ? x[offset(element(i), c)] : 0.0f;
+        sum += v[i];
+    }
+    float mean = block_sum(sum) / slice_count(blockIdx.x, m);
+#pragma unroll
+    for (unsigned i = 0; i < PER_THREAD; i++)
+        squares += element(i) < m ? (v[i] - mean) * (v[i] - mean) : 0.0f;
+    squares = block_sum(squares);
+    if (threadIdx.x == 0) {
+        partial_mean[blockIdx.x * C + c] = mean;
+        partial_squares[blockIdx.x * C + c] = squares;
+    }
+}
+
+// mean = Σ_s count_s · mean_s / m,   var = Σ_s (squares_s + count_s · (mean_s - mean)²) / m
+// (Chan, Golub & LeVeque 1983),   y = act(weight · (x - mean) · rstd + bias)
+extern "C" __global__ void __launch_bounds__(THREADS)
+batch_norm_apply(const float* x, const float* weight, const float* bias, const float* partial_mean,
+                 const float* partial_squares, float* y, float* mean, float* rstd, unsigned m,
+                 float eps) {
+    unsigned c = blockIdx.y;
+    float sum = 0.0f, squares = 0.0f;
+    for (unsigned s = threadIdx.x; s < gridDim.x; s += THREADS)
+        sum += slice_count(s, m) * partial_mean[s * C + c];
+    float mu = block_sum(sum) / m;
+    for (unsigned s = threadIdx.x; s < gridDim.x; s += THREADS) {
+        float shift = partial_mean[s * C + c] - mu;
+        squares += partial_squares[s * C + c] + slice_count(s, m) * shift * shift;
+    }
+    float r = 1.0f / sqrtf(block_sum(squares) / m + eps);
+
+    float scale = WEIGHT ? weight[c] : 1.0f, shift = BIAS ? bias[c] : 0.0f;
+    for (unsigned i = 0; i < PER_THREAD; i++) {
+        if (element(i) >= m) break;
+        unsigned at = offset(element(i), c);
+        float v = (x[at] - mu) * r * scale + shift;
+        y[at] = ACT(v);
+    }
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+        mean[c] = mu;
+        rstd[c] = r;
+    }
+}
+
+// With ga = g · act'(y) and x̂ = (x - mean) · rstd: a slice's share of Σ ga·x̂ and of Σ ga.
+extern "C" __global__ void __launch_bounds__(THREADS)
+batch_norm_backward_sums(const float* g, const float* x, const float* y, const float* mean,
+                         const float* rstd, float* partial_gweight, float* partial_gbias,
+                         unsigned m) {
+    unsigned c = blockIdx.y;
+    float mu = mean[c], r = rstd[c], gweight = 0.0f, gbias = 0.0f;
+    for (unsigned i = 0; i < PER_THREAD; i++) {
+        if (element(i) >= m) break;
+        unsigned at = offset(element(i), c);
+        float ga = g[at] * ACT_GRAD(y[at]);
+        gweight += ga * (x[at] - mu) * r;
+        gbias += ga;
+    }
+    gweight = block_sum(gweight);
+    gbias = block_sum(gbias);
+    if (threadIdx.x == 0) {
+        partial_gweight[blockIdx.x * C + c] = gweight;
+        partial_gbias[blockIdx.x * C + c] = gbias;
+    }
+}
+
+// gx = weight · rstd · (ga - gbias/m - x̂ · gweight/m)
+extern "C" __global__ void __launch_bounds__(THREADS)
+batch_norm_backward_apply(const float* g, const float* x, const float* y, const float* weight,
+                          const float* mean, const float* rstd, const float* partial_gweight,
+                          const float* partial_gbias, float* gx, float* gweight, float* gbias,
+                          unsigned m) {
+    unsigned c = blockIdx.y;
+    float sum_gweight = 0.0f, sum_gbias = 0.0f;
+    for (unsigned s = threadIdx.x; s < gridDim.x; s += THREADS) {
+        sum_gweight += partial_gweight[s * C + c];
+        sum_gbias += partial_gbias[s * C + c];
+    }
+    sum_gweight = block_sum(sum_gweight);
+    sum_gbias = block_sum(sum_gbias);
+
+    float mu = mean[c], r = rstd[c], scale = WEIGHT ? weight[c] * r : r;
+    float mean_gweight = sum_gweight / m, mean_gbias = sum_gbias / m;
+    for (unsigned i = 0; i < PER_THREAD; i++) {
+        if (element(i) >= m) break;
+        unsigned at = offset(element(i), c);
+        float ga = g[at] * ACT_GRAD(y[at]);
+        gx[at] = scale * (ga - mean_gbias - (x[at] - mu) * r * mean_gweight);
+    }
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+        gweight[c] = sum_gweight;
+        gbias[c] = sum_gbias;
+    }
+}

@@ -1,0 +1,426 @@
+// The matrix product, and the three convolutions that are one: tiled implicit GEMM in float32.
+//
+//     out[i,j] = Σ_d  a(i,d) · b(d,j)
+//
+//                       rows i      columns j      depth d        a              b
+//     matmul            m           n              k              a[m,k]         b[k,n]
+//     conv2d            k           (n,p,q)        (c,r,s)        w[k,c,r,s]     x[n,c,h,w]
+//     conv2d_wgrad      k           (c,r,s)        (n,p,q)        g[n,k,p,q]     x[n,c,h,w]
+//     conv2d_dgrad      c           (n,i,j)        (k,t,u)        w[k,c,r,s]     g[n,k,p,q]
+//
+// No im2col matrix exists in memory: an "operand" below says where element (index, depth) of its
+// matrix lies, or that it lies in the padding, and the main loop copies it straight into shared
+// memory. conv2d_dgrad treats the stride² residues (h mod SH, w mod SW) apart: pixels of one
+// residue, a "phase", meet the same taps, so that no multiplication by an inserted zero is done.
+//
+// Layout     NCHW activations, KCRS weights, row-major matrices; all contiguous.
+// Launch     grid (⌈columns/BN⌉, ⌈rows/BM⌉, phases · GROUPS · splits), block (BM/TM · BN/TN).
+//            The depth goes by steps of BK; split s sums steps [s, s+1) · split_steps into its own
+//            slice out + s · size, and reduce_splits adds the slices in order. No atomics.
+// Threads    A warp covers 4 × 8 threads, each TM × TN outputs in groups of 4 rows and 4 columns.
+// Rung       5 of README.md: cp.async into two buffers, one barrier a tile. Below sm_80, the same
+//            loop with plain loads and stores.
+// Defines    one of MATMUL, CONV2D, CONV2D_DGRAD, CONV2D_WGRAD; the tile BM BN BK TM TN; for the
+//            convolutions C H W K R S P Q, SH SW (stride), TOP LEFT (pad), DH DW (dilation), GROUPS.
+//            All indices fit in 32 bits: the launcher refuses larger arrays.
+
+#ifndef BM
+#define BM 64
+#define BN 64
+#define BK 16
+#define TM 4
+#define TN 4
+#endif
+
+constexpr int THREADS = (BM / TM) * (BN / TN);
+constexpr int VM = TM < 4 ? TM : 4;       // rows of a thread that are neighbours
+constexpr int PAD = TM < 4 ? 1 : 4;       // staggers banks for operands that are contiguous in depth
+constexpr int COL_THREADS = BN / TN;
+
+constexpr int OUTSIDE = -1;  // the offset of an element in the padding or past the end: a zero
+
+// ---- The main loop ------------------------------------------------------------------------------
+
+// *shared = data[offset], or 0 outside; visible after wait_for_copies() and a barrier.
+__device__ __forceinline__ void copy(float* shared, const float* data, int offset) {
+#if __CUDA_ARCH__ >= 800
+    unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+    int bytes = offset == OUTSIDE ? 0 : 4;  // the rest of the 4 bytes is filled with zeros
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(data + offset),
+                 "r"(bytes)
+                 : "memory");
+#else
+    *shared = offset == OUTSIDE ? 0.0f : data[offset];
+#endif
+}
+
+__device__ __forceinline__ void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
+// tile[d][o] = operand(first + o, step · BK + d). Neighbouring threads read along the index that is
+// contiguous in memory.
+template <int EXTENT, class Operand>
+__device__ __forceinline__ void stage(float (*tile)[EXTENT + PAD], const Operand& operand,
+                                      unsigned first, unsigned step) {
+#pragma unroll
+    for (int i = 0; i < EXTENT * BK / THREADS; i++) {
+        unsigned e = threadIdx.x + i * THREADS;
+        unsigned d = Operand::DEPTH_IS_CONTIGUOUS ? e % BK : e / EXTENT;
+        unsigned o = Operand::DEPTH_IS_CONTIGUOUS ? e / BK : e % EXTENT;
+        copy(&tile[d][o], operand.data, operand.at(first + o, step * BK + d));
+    }
+}
+
+// This thread's rows and columns of the tile: groups of neighbours, the groups far apart, so that
+// the 8 threads of a quarter-warp read 8 neighbouring float4.
+__device__ __forceinline__ int thread_row(int i) {
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int ty = warp / (COL_THREADS / 8) * 4 + lane / 8;
+    return i / VM * (BM / (TM / VM)) + ty * VM + i % VM;
+}
+
+__device__ __forceinline__ int thread_col(int j) {
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int tx = warp % (COL_THREADS / 8) * 8 + lane % 8;
+    return j / 4 * (BN / (TN / 4)) + tx * 4 + j % 4;
+}
+
+// This block's share of ⌈depth/BK⌉ steps: the splits are innermost in blockIdx.z.
+struct Steps {
+    unsigned begin, end;
+
+    __device__ Steps(unsigned depth, unsigned splits, unsigned split_steps) {
+        begin = blockIdx.z % splits * split_steps;
+        end = min(begin + split_steps, (depth + BK - 1) / BK);
+    }
+};
+
+// acc[i][j] += Σ_d a(row0 + thread_row(i), d) · b(col0 + thread_col(j), d) over `steps` tiles of d.
+template <class A, class B>
+__device__ __forceinline__ void multiply(float (&acc)[TM][TN], const A& a, const B& b,
+                                         Steps steps) {
+    __shared__ __align__(16) float tile_a[2][BK][BM + PAD];
+    __shared__ __align__(16) float tile_b[2][BK][BN + PAD];
+    unsigned row0 = blockIdx.y * BM, col0 = blockIdx.x * BN;
+
+    stage<BM>(tile_a[0], a, row0, steps.begin);
+    stage<BN>(tile_b[0], b, col0, steps.begin);
+    int now = 0;
+    for (unsigned step = steps.begin; step < steps.end; step++, now ^= 1) {
+        wait_for_copies();
+        __syncthreads();  // tiles `now` are complete, and nobody reads the other pair any more
+        if (step + 1 < steps.end) {
+            stage<BM>(tile_a[now ^ 1], a, row0, step + 1);
+            stage<BN>(tile_b[now ^ 1], b, col0, step + 1);
+        }
+#pragma unroll
+        for (int d = 0; d < BK; d++) {
+            float fa[TM], fb[TN];
+#pragma unroll
+            for (int i = 0; i < TM; i++) fa[i] = tile_a[now][d][thread_row(i)];
+#pragma unroll
+            for (int j = 0; j < TN; j++) fb[j] = tile_b[now][d][thread_col(j)];
+#pragma unroll
+            for (int i = 0; i < TM; i++)
+#pragma unroll
+                for (int j = 0; j < TN; j++) acc[i][j] += fa[i] * fb[j];
+        }
+    }
+}
+
+// Hands each row's groups of 4 neighbouring columns to out.store(row, column, four values).
+template <class Out>
+__device__ __forceinline__ void store(const float (&acc)[TM][TN], const Out& out) {
+#pragma unroll
+    for (int i = 0; i < TM; i++)
+#pragma unroll
+        for (int j = 0; j < TN; j += 4) {
+            float4 v = make_float4(acc[i][j], acc[i][j + 1], acc[i][j + 2], acc[i][j + 3]);
+            out.store(blockIdx.y * BM + thread_row(i), blockIdx.x * BN + thread_col(j), v);
+        }
+}
+
+__device__ __forceinline__ float* split_slice(float* out, unsigned splits, int out_size) {
+    return out + static_cast<long long>(blockIdx.z % splits) * out_size;
+}
+
+// ---- out[m,n] = act(Σ_k a[m,k] · b[k,n] + bias[n]) ----------------------------------------------
+//
+// -DTRANS_A=1: a is stored (k,m).  -DTRANS_B=1: b is stored (n,k).  -DBIAS=1: add bias.
+// -DACT(x)=...: an activation. Bias and activation are for one split alone.
+// -DALIGNED=1: n is a multiple of 4, a row's groups of 4 are stored as float4.
+
+#ifdef MATMUL
+#ifndef TRANS_A
+#define TRANS_A 0
+#define TRANS_B 0
+#define BIAS 0
+#define ALIGNED 0
+#define ACT(x) (x)
+#endif
+
+template <bool CONTIGUOUS>
+struct Matrix {
+    const float* data;
+    unsigned extent, depth;
+    static constexpr bool DEPTH_IS_CONTIGUOUS = CONTIGUOUS;
+
+    __device__ int at(unsigned o, unsigned d) const {
+        if (o >= extent || d >= depth) return OUTSIDE;
+        return CONTIGUOUS ? o * depth + d : d * extent + o;
+    }
+};
+
+struct MatrixOut {
+    float* data;
+    const float* bias;
+    int m, n;
+
+    __device__ float finish(float v, int col) const {
+        v += BIAS ? bias[col] : 0.0f;
+        return ACT(v);
+    }
+
+    __device__ void store(unsigned row, unsigned col, float4 v) const {
+        if (row >= m) return;
+        float* to = data + row * n + col;
+        if (ALIGNED) {
+            if (col >= n) return;
+            *reinterpret_cast<float4*>(to) = make_float4(finish(v.x, col), finish(v.y, col + 1),
+                                                         finish(v.z, col + 2), finish(v.w, col + 3));
+        } else {
+            if (col < n) to[0] = finish(v.x, col);
+            if (col + 1 < n) to[1] = finish(v.y, col + 1);
+            if (col + 2 < n) to[2] = finish(v.z, col + 2);
+            if (col + 3 < n) to[3] = finish(v.w, col + 3);
+        }
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+matmul(const float* a, const float* b, const float* bias, float* out, int m, int n, int k,
+       int splits, int split_steps) {
+    Matrix<!TRANS_A> rows{a, static_cast<unsigned>(m), static_cast<unsigned>(k)};
+    Matrix<TRANS_B> cols{b, static_cast<unsigned>(n), static_cast<unsigned>(k)};
+    float acc[TM][TN] = {};
+    multiply(acc, rows, cols, Steps(k, splits, split_steps));
+    store(acc, MatrixOut{split_slice(out, splits, m * n), bias, m, n});
+}
+#endif  // MATMUL
+
+// ---- The convolutions ---------------------------------------------------------------------------
+
+#ifndef MATMUL
+constexpr unsigned CG = C / GROUPS, KG = K / GROUPS;  // channels of one group
+constexpr unsigned CRS = CG * R * S, PQ = P * Q;
+
+// x (batch,C,H,W) at channel-and-tap crs of this group, under output pixel npq.
+__device__ __forceinline__ int patch(unsigned group, unsigned batch, unsigned crs, unsigned npq) {
+    unsigned c = crs / (R * S), r = crs / S % R, s = crs % S;
+    unsigned n = npq / PQ, p = npq / Q % P, q = npq % Q;
+    unsigned h = p * SH - TOP + r * DH, w = q * SW - LEFT + s * DW;  // above a size: wrapped below 0
+    if (crs >= CRS || n >= batch || h >= H || w >= W) return OUTSIDE;
+    return ((n * C + group * CG + c) * H + h) * W + w;
+}
+#endif
+
+// ---- conv2d: y[n,k,p,q] = Σ_crs w[k,crs] · x[n, c, p·SH - TOP + r·DH, q·SW - LEFT + s·DW] ----------
+
+#ifdef CONV2D
+struct Weights {
+    const float* data;
+    unsigned group;
+    static constexpr bool DEPTH_IS_CONTIGUOUS = true;
+
+    __device__ int at(unsigned k, unsigned crs) const {
+        return k < KG && crs < CRS ? (group * KG + k) * CRS + crs : OUTSIDE;
+    }
+};
+
+struct Patches {
+    const float* data;
+    unsigned group, batch;
+    static constexpr bool DEPTH_IS_CONTIGUOUS = false;
+
+    __device__ int at(unsigned npq, unsigned crs) const { return patch(group, batch, crs, npq); }
+};
+
+struct Output {
+    float* data;
+    unsigned group, batch;
+
+    __device__ void put(unsigned k, unsigned npq, float v) const {
+        unsigned n = npq / PQ;
+        if (k < KG && n < batch) data[(n * K + group * KG + k) * PQ + npq % PQ] = v;
+    }
+
+    __device__ void store(unsigned k, unsigned npq, float4 v) const {
+        unsigned n = npq / PQ;
+        if (PQ % 4 == 0) {
+            float* to = data + (n * K + group * KG + k) * PQ + npq % PQ;
+            if (k < KG && n < batch) *reinterpret_cast<float4*>(to) = v;
+        } else {
+            put(k, npq, v.x), put(k, npq + 1, v.y), put(k, npq + 2, v.z), put(k, npq + 3, v.w);
+        }
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv2d(const float* x, const float* w, float* y, unsigned batch, unsigned splits,
+       unsigned split_steps) {
+    unsigned group = blockIdx.z / splits;
+    float acc[TM][TN] = {};
+    multiply(acc, Weights{w, group}, Patches{x, group, batch}, Steps(CRS, splits, split_steps));
+    store(acc, Output{split_slice(y, splits, batch * K * PQ), group, batch});
+}
+#endif  // CONV2D
+
+// ---- conv2d_wgrad: gw[k,crs] = Σ_npq g[n,k,p,q] · x[n, c, p·SH - TOP + r·DH, ...] ------------------
+
+#ifdef CONV2D_WGRAD
+struct Gradients {
+    const float* data;
+    unsigned group, batch;
+    static constexpr bool DEPTH_IS_CONTIGUOUS = true;
+
+    __device__ int at(unsigned k, unsigned npq) const {
+        unsigned n = npq / PQ;
+        return k < KG && n < batch ? (n * K + group * KG + k) * PQ + npq % PQ : OUTSIDE;
+    }
+};
+
+struct Patches {
+    const float* data;
+    unsigned group, batch;
+    static constexpr bool DEPTH_IS_CONTIGUOUS = true;
+
+    __device__ int at(unsigned crs, unsigned npq) const { return patch(group, batch, crs, npq); }
+};
+
+struct Output {
+    float* data;
+    unsigned group;
+
+    __device__ void put(unsigned k, unsigned crs, float v) const {
+        if (k < KG && crs < CRS) data[(group * KG + k) * CRS + crs] = v;
+    }
+
+    __device__ void store(unsigned k, unsigned crs, float4 v) const {
+        if (CRS % 4 == 0) {
+            float* to = data + (group * KG + k) * CRS + crs;
+            if (k < KG && crs < CRS) *reinterpret_cast<float4*>(to) = v;
+        } else {
+            put(k, crs, v.x), put(k, crs + 1, v.y), put(k, crs + 2, v.z), put(k, crs + 3, v.w);
+        }
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv2d_wgrad(const float* x, const float* g, float* gw, unsigned batch, unsigned splits,
+       unsigned split_steps) {
+    unsigned group = blockIdx.z / splits;
+    float acc[TM][TN] = {};
+    multiply(acc, Gradients{g, group, batch}, Patches{x, group, batch},
+             Steps(batch * PQ, splits, split_steps));
+    store(acc, Output{split_slice(gw, splits, K * CRS), group});
+}
+#endif  // CONV2D_WGRAD
+
+// ---- conv2d_dgrad: gx[n,c,h,w] = Σ_{k,r,s} g[n,k,p,q] · w[k,c,r,s],  h = p·SH - TOP + r·DH --------
+//
+// Phase (a,b) holds the pixels h = a + SH·i, w = b + SW·j. A tap r meets it if r·DH ≡ a + TOP
+// (mod SH): the first such tap is r0, the next ones are T_STEP apart, r = r0 + T_STEP·t, and
+// p = i + p0 - P_STEP·t with p0 = (a + TOP - r0·DH) / SH. Likewise s, q, j, u.
+
+#ifdef CONV2D_DGRAD
+__device__ constexpr int gcd(int a, int b) { return b == 0 ? a : gcd(b, a % b); }
+__device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+constexpr unsigned T_STEP = SH / gcd(SH, DH), U_STEP = SW / gcd(SW, DW);
+constexpr unsigned P_STEP = T_STEP * DH / SH, Q_STEP = U_STEP * DW / SW;
+constexpr unsigned T = ceil_div(R, T_STEP), U = ceil_div(S, U_STEP);  // taps of a phase, at most
+constexpr unsigned I = ceil_div(H, SH), J = ceil_div(W, SW);          // pixels of a phase, at most
+constexpr unsigned KTU = KG * T * U;
+
+// One axis of a phase: its residue, its first tap, and where that tap of pixel 0 reads.
+struct Axis {
+    int residue, first_tap, first_out;
+
+    // No tap below `step` meets the phase: first_tap = taps, past the end.
+    __device__ Axis(int residue, int pad, int stride, int dilation, int step, int taps)
+        : residue(residue), first_tap(taps), first_out(0) {
+        for (int r = step - 1; r >= 0; r--)
+            if ((residue + pad - r * dilation) % stride == 0) {
+                first_tap = r;
+                first_out = (residue + pad - r * dilation) / stride;
+            }
+    }
+};
+
+struct Weights {
+    const float* data;
+    unsigned group;
+    Axis vertical, horizontal;
+    static constexpr bool DEPTH_IS_CONTIGUOUS = false;
+
+    __device__ int at(unsigned c, unsigned ktu) const {
+        unsigned k = ktu / (T * U), t = ktu / U % T, u = ktu % U;
+        unsigned r = vertical.first_tap + T_STEP * t, s = horizontal.first_tap + U_STEP * u;
+        if (c >= CG || k >= KG || r >= R || s >= S) return OUTSIDE;
+        return (((group * KG + k) * CG + c) * R + r) * S + s;
+    }
+};
+
+struct Gradients {
+    const float* data;
+    unsigned group, batch;
+    Axis vertical, horizontal;
+    static constexpr bool DEPTH_IS_CONTIGUOUS = false;
+
+    __device__ int at(unsigned nij, unsigned ktu) const {
+        unsigned k = ktu / (T * U), t = ktu / U % T, u = ktu % U;
+        unsigned n = nij / (I * J), i = nij / J % I, j = nij % J;
+        unsigned p = i + vertical.first_out - P_STEP * t;
+        unsigned q = j + horizontal.first_out - Q_STEP * u;
+        if (n >= batch || k >= KG || p >= P || q >= Q) return OUTSIDE;
+        return ((n * K + group * KG + k) * P + p) * Q + q;
+    }
+};
+
+struct Output {
+    float* data;
+    unsigned group, batch, a, b;
+
+    __device__ void put(unsigned c, unsigned nij, float v) const {
+        unsigned n = nij / (I * J), h = a + nij / J % I * SH, w = b + nij % J * SW;
+        if (c < CG && n < batch && h < H && w < W)
+            data[((n * C + group * CG + c) * H + h) * W + w] = v;
+    }
+
+    __device__ void store(unsigned c, unsigned nij, float4 v) const {
+        if (SH == 1 && SW == 1 && H * W % 4 == 0) {
+            unsigned n = nij / (H * W);
+            float* to = data + (n * C + group * CG + c) * H * W + nij % (H * W);
+            if (c < CG && n < batch) *reinterpret_cast<float4*>(to) = v;
+        } else {
+            put(c, nij, v.x), put(c, nij + 1, v.y), put(c, nij + 2, v.z), put(c, nij + 3, v.w);
+        }
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv2d_dgrad(const float* g, const float* w, float* gx, unsigned batch, unsigned splits,
+       unsigned split_steps) {
+    unsigned group = blockIdx.z / splits % GROUPS, phase = blockIdx.z / splits / GROUPS;
+    Axis vertical(phase / SW, TOP, SH, DH, T_STEP, R);
+    Axis horizontal(phase % SW, LEFT, SW, DW, U_STEP, S);
+    float acc[TM][TN] = {};
+    multiply(acc, Weights{w, group, vertical, horizontal},
+             Gradients{g, group, batch, vertical, horizontal}, Steps(KTU, splits, split_steps));
+    float* out = split_slice(gx, splits, batch * C * H * W);
+    store(acc, Output{out, group, batch, vertical.residue, horizontal.residue});
+}
+#endif  // CONV2D_DGRAD
