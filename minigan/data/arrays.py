@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from minigan.data.dataset import DataError
 from minigan.data.decode import one_line
@@ -125,21 +126,21 @@ def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     Raises: DataError if the file is missing, broken, or holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: a single array: save it with np.savez(path, images=...)")
-            if "images" not in archive.files:
+        # Not np.load: it takes what is no zip for a pickle, and leaves a broken file open.
+        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as archive:
+            names = archive.files
+            if "images" not in names:
                 raise DataError(
-                    f"{path}: no array named images, only {', '.join(archive.files) or 'nothing'}: "
+                    f"{path}: no array named images, only {', '.join(names) or 'nothing'}: "
                     "save it with np.savez(path, images=..., labels=...)"
                 )
-            images = archive["images"]
-            labels = archive["labels"] if "labels" in archive.files else None
+            arrays = {name: archive[name] for name in ("images", "labels") if name in names}
     except DataError:
         raise
     except zipfile.BadZipFile as error:
         raise DataError(
-            f"{path}: truncated or corrupt ({one_line(error)}): make or download it again"
+            f"{path}: not an .npz, or truncated or corrupt ({one_line(error)}): "
+            "save it with np.savez(path, images=...), or download it again"
         ) from None
     except Exception as error:  # of any kind: the bytes are anyone's
         if "allow_pickle" in str(error):
@@ -148,7 +149,11 @@ def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
                 "save images as uint8 and labels as integers"
             ) from None
         raise DataError(f"{path}: cannot be read as .npz ({one_line(error)})") from None
-    return _check_images(path, images), None if labels is None else _check_labels(path, labels)
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # NpzFile hands out other files as bytes
+            raise DataError(f"{path}: {name} is no array: save it with np.savez")
+    labels = _check_labels(path, arrays["labels"]) if "labels" in arrays else None
+    return _check_images(path, arrays["images"]), labels
 
 
 def _check_images(path: Path, images: np.ndarray) -> np.ndarray:

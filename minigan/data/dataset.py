@@ -37,10 +37,12 @@ def to_uint8(samples: Any, value_range: ValueRange = VALUE_RANGE) -> np.ndarray:
     All that is written to disk, samples and real images alike, goes through this function, so a
     wrong range shows in both. It inverts to_float exactly.
 
-    Raises: DataError if samples hold NaN, which no byte can stand for.
+    Raises: DataError if samples are no floats, or hold NaN, which no byte can stand for.
     """
     low, high = check_value_range(value_range)
     x = to_numpy(samples)
+    if not np.issubdtype(x.dtype, np.floating):
+        raise DataError(f"to_uint8: samples must be floats in [{low:g}, {high:g}], not {x.dtype}")
     x = x.astype(np.float64 if x.dtype == np.float64 else np.float32)
     nan = int(np.isnan(x).sum())
     if nan:

@@ -21,7 +21,7 @@ Progress = Callable[[str, int, int], None]  # file name, bytes so far, bytes in 
 
 CHUNK = 1 << 16
 TIMEOUT = 30.0  # seconds without a byte
-RETRIES = 3  # of one mirror, after a connection that broke
+RETRIES = 3  # of one mirror, each going on where the connection was cut
 
 
 class _Unusable(Exception):
@@ -167,41 +167,31 @@ def _fetch_from(url: str, file: RemoteFile, part: Path, progress: Progress | Non
 
 def _download(url: str, file: RemoteFile, part: Path, progress: Progress | None) -> None:
     """Request the rest of `part` until it is there. Raises: _Unusable."""
-    for attempt in range(RETRIES + 1):
-        try:
-            if _request(url, file, part, progress):
-                return
-            reason = "the connection was cut"
-        except urllib.error.HTTPError as error:
-            error.close()
-            raise _Unusable(f"HTTP {error.code} {error.reason}") from None
-        except urllib.error.URLError as error:
-            reason = str(error.reason)
-        except http.client.HTTPException as error:
-            reason = one_line(error)
-        if attempt == RETRIES:
-            raise _Unusable(reason)
+    for _ in range(1 + RETRIES):
+        if _request(url, file, part, progress):
+            return
+    raise _Unusable("the connection was cut")
 
 
 def _request(url: str, file: RemoteFile, part: Path, progress: Progress | None) -> bool:
-    """One request; True if `part` is now all that the server has."""
+    """One request; False if its answer broke off. Raises: _Unusable if there is none to use."""
     start = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "minigan", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
+    request = urllib.request.Request(url, headers=headers)
     try:
-        response = urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=TIMEOUT
-        )
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == 416 and start:  # nothing after `start`: the part is whole, or wrong
-            error.close()
             return True
-        raise
-    except (http.client.HTTPException, urllib.error.URLError):
-        raise
-    except OSError as error:  # a reset before the headers
-        raise urllib.error.URLError(one_line(error)) from None
+        raise _Unusable(f"HTTP {error.code} {error.reason}") from None
+    except urllib.error.URLError as error:
+        reason = error.reason
+        raise _Unusable(one_line(reason) if isinstance(reason, OSError) else reason) from None
+    except (OSError, http.client.HTTPException) as error:  # it broke off before the headers
+        raise _Unusable(one_line(error)) from None
     with response:
         if response.status != 206:
             start = 0  # the server ignored the Range and sends all of it

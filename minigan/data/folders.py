@@ -69,8 +69,12 @@ def read_pictures(path: Path, size: int | None, fit: str, channels: int | None) 
                 images.append(image)
                 names.append(name)
     if not images:
-        why = f": {len(skipped)} skipped, the first {skipped[0][0]}: {skipped[0][1]}"
-        raise DataError(f"{path}: no usable picture{why if skipped else ' in it'}")
+        if not skipped:
+            raise DataError(f"{path}: no picture in it: give a folder or zip of PNG or JPEG files")
+        name, reason = skipped[0]
+        raise DataError(
+            f"{path}: no usable picture: {len(skipped)} skipped, the first {name}: {reason}"
+        )
     c = max(image.shape[0] for image in images)
     same = [np.broadcast_to(image, (c, *image.shape[1:])) for image in images]  # grey -> RGB
     return Pictures(np.ascontiguousarray(np.stack(same)), *_labels(names), skipped)

@@ -44,13 +44,19 @@ def load(
     """
     check_options(size, fit, channels)
     text = os.fspath(spec)
+    if not text:
+        raise DataError(f"data: no name given: known sets are {', '.join(NAMES)}; or give a path")
     if text == EMBEDDED:
         images, labels = read_npz(Path(__file__).with_name(f"{EMBEDDED}.npz"))
         source = "MNIST, 1,000 a class of the training set; Y. LeCun and C. Cortes; CC BY-SA 3.0"
         class_names = tuple("0123456789")
     elif text in KNOWN_SETS:
         known = KNOWN_SETS[text]
-        images, labels = read_idx_set(fetch(known, progress)[0])
+        path = fetch(known, progress)[0]
+        try:
+            images, labels = read_idx_set(path)
+        except DataError as error:
+            raise DataError(f"{error} (delete {path.parent} to do so)") from None
         source, class_names = known.source, known.class_names
     else:
         return _load_path(Path(text), size, fit, channels)
@@ -58,20 +64,23 @@ def load(
 
 
 def _load_path(path: Path, size: int | None, fit: str, channels: int | None) -> Dataset:
-    name, source = path.resolve().name, str(path)
-    if path.is_dir():
-        idx = next((path / n for n in IDX_NAMES if (path / n).is_file()), None)
-    elif path.is_file():
-        idx = None if path.suffix.lower() in (".npz", ".zip") else path
-    elif path.exists():
-        raise DataError(f"{path}: neither a file nor a folder: give an images file or a folder")
+    # os.path's tests are False, where Path's raise, on a path that the system refuses.
+    source, suffix = str(path), path.suffix.lower()
+    name = os.path.basename(os.path.abspath(path))
+    if os.path.isdir(path):
+        idx = next((path / n for n in IDX_NAMES if os.path.isfile(path / n)), None)
+        suffix = ""
+    elif os.path.isfile(path):
+        idx = None if suffix in (".npz", ".zip") else path
+    elif os.path.exists(path):
+        raise DataError(f"{path}: neither a file nor a folder: give a file or folder of images")
     else:
         close = difflib.get_close_matches(source, NAMES, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known sets are {', '.join(NAMES)}"
         raise DataError(f"{path}: no such file or folder, and no known set: {hint}")
     if idx is not None:
         images, labels = read_idx_set(idx)
-    elif path.suffix.lower() == ".npz" and path.is_file():
+    elif suffix == ".npz":
         images, labels = read_npz(path)
     else:
         pictures = read_pictures(path, size, fit, channels)
