@@ -1,0 +1,386 @@
+"""The kernel contract on our CUDA kernels: check, allocate, launch.
+
+`launch` is the one seam between Python and the .cu files. The arrays say who executes: CuPy arrays
+go to the GPU through cupy.RawModule, NumPy arrays to `sim`, the SIMT interpreter of the PTX that
+NVIDIA's compiler makes of the same files. Float32 only: reference.py and cpu.py do other dtypes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from minigan.array import Array, xp_of
+from minigan.kernels.plan import Geometry, Plan, choose
+from minigan.kernels.reference import Pads, Pair
+from minigan.kernels.signatures import (
+    Signature,
+    checked,
+    common_device,
+    signatures,
+    source_of,
+    three_sizes,
+)
+
+__all__ = [
+    "adam",
+    "batch_norm",
+    "batch_norm_backward",
+    "bias_act",
+    "bias_act_backward",
+    "conv2d",
+    "conv2d_dgrad",
+    "conv2d_wgrad",
+    "launch",
+    "launch_log",
+    "matmul",
+]
+
+Dims = tuple[int, ...]
+
+# ---- The seam -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel of kernels/*.cu, specialised by -D definitions."""
+
+    name: str
+    defines: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A line of the launch log."""
+
+    kernel: str
+    grid: Dims
+    block: Dims
+    defines: tuple[tuple[str, Any], ...] = ()
+
+
+_logs: list[list[Launch]] = []
+
+
+@contextmanager
+def launch_log() -> Iterator[list[Launch]]:
+    """Context manager: the list of all launches inside it, in order."""
+    log: list[Launch] = []
+    _logs.append(log)
+    try:
+        yield log
+    finally:
+        _logs.remove(log)
+
+
+def launch(kernel: Kernel, grid: Sequence[int], block: Sequence[int], args: Sequence[Any]) -> None:
+    """Run a kernel over a grid of blocks (up to three dimensions each), asynchronously on a GPU.
+
+    args: one for each parameter of the kernel. Scalars are cast to the declared type. Arrays must
+    have the declared dtype, be C-contiguous, and lie all on one device, the current one. A grid of
+    no blocks does nothing.
+
+    Raises: TypeError, ValueError that name kernel and argument.
+    """
+    if kernel.name not in signatures():
+        raise ValueError(f"launch: no kernel {kernel.name!r} in kernels/*.cu")
+    signature = signatures()[kernel.name]
+    if len(args) != len(signature.parameters):
+        names = ", ".join(p.name for p in signature.parameters)
+        raise TypeError(f"{kernel.name}: {len(args)} arguments for the parameters ({names})")
+    pairs = list(zip(signature.parameters, args, strict=True))
+    args = [checked(kernel.name, parameter, arg) for parameter, arg in pairs]
+    device = common_device(kernel.name, {p.name: a for p, a in pairs if p.is_array})
+    if math.prod(grid) == 0:
+        return
+    grid3, block3 = three_sizes(kernel.name, "grid", grid), three_sizes(kernel.name, "block", block)
+    for log in _logs:
+        log.append(Launch(kernel.name, grid3, block3, kernel.defines))
+    execute = _execute_on_sim if device is None else _execute_on_gpu
+    execute(signature, kernel, grid3, block3, args)
+
+
+def _execute_on_sim(
+    signature: Signature, kernel: Kernel, grid: Dims, block: Dims, args: Sequence[Any]
+) -> None:
+    from minigan.kernels import sim
+
+    source = source_of(signature.file)
+    sim.run(source, kernel.name, grid, block, *args, defines=dict(kernel.defines))
+
+
+def _execute_on_gpu(
+    signature: Signature, kernel: Kernel, grid: Dims, block: Dims, args: Sequence[Any]
+) -> None:
+    _gpu_function(signature.file, kernel)(grid, block, tuple(args))
+
+
+@cache
+def _gpu_function(file: str, kernel: Kernel) -> Any:
+    """The compiled kernel; CuPy loads it on each device where it is called, and caches it on disk.
+
+    CuPy adds -arch and -ftz=true itself.
+    """
+    import cupy
+
+    options = ("--std=c++17", *(f"-D{key}={value}" for key, value in kernel.defines))
+    try:
+        return cupy.RawModule(code=source_of(file), options=options).get_function(kernel.name)
+    except OSError as error:
+        raise OSError(
+            f"{kernel.name}: CuPy cannot write its kernel cache ({error}): set the environment "
+            "variable CUPY_CACHE_DIR to a folder that it may write"
+        ) from error
+
+
+# ---- What the contract's functions share --------------------------------------------------------
+
+ACTIVATIONS = {  # act(x), and act'(x) from y = act(x); see reference.ACTIVATIONS
+    "linear": ("(x)", "1.0f"),
+    "relu": ("((x) < 0.0f ? 0.0f : (x))", "((y) > 0.0f ? 1.0f : 0.0f)"),
+    "leaky_relu": ("((x) > 0.0f ? (x) : (x) * {slope})", "((y) > 0.0f ? 1.0f : {slope})"),
+    "tanh": ("tanhf(x)", "(1.0f - (y) * (y))"),
+    "sigmoid": ("(0.5f * tanhf(0.5f * (x)) + 0.5f)", "((y) * (1.0f - (y)))"),
+}
+
+
+def _activation(act: str, slope: float) -> dict[str, str]:
+    if act not in ACTIVATIONS:
+        raise ValueError(f"act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
+    forward, gradient = ACTIVATIONS[act]
+    literal = f"{float(slope)!r}f"
+    return {
+        "ACT(x)": forward.replace("{slope}", literal),
+        "ACT_GRAD(y)": gradient.replace("{slope}", literal),
+    }
+
+
+def _kernel(name: str, **defines: Any) -> Kernel:
+    return Kernel(name, tuple(defines.items()))
+
+
+def _float32(op: str, **arrays: Array) -> list[Array]:
+    """The arrays, C-contiguous (copied if they are not)."""
+    for name, a in arrays.items():
+        if a.dtype != np.float32:
+            raise TypeError(
+                f"{op}: {name} is {a.dtype}, but the CUDA kernels compute in float32 alone; "
+                f"convert it with astype('float32'), or use device cpu"
+            )
+        if a.size >= 2**31:
+            raise ValueError(f"{op}: {name} has {a.size} elements, more than 32-bit indices reach")
+    return [xp_of(a).ascontiguousarray(a) for a in arrays.values()]
+
+
+def _expect(op: str, name: str, a: Array, shape: Dims) -> None:
+    if a.shape != shape:
+        raise ValueError(f"{op}: {name} has shape {a.shape}, but {shape} is expected")
+
+
+def _blocks(n: int) -> Dims:
+    return (math.ceil(n / 256),)
+
+
+def _product(
+    kernel: str,
+    operands: Sequence[Array],
+    out: Array,
+    plan: Plan,
+    sizes: Sequence[int],
+    defines: Mapping[str, Any],
+    epilogue: Mapping[str, Any] | None = None,
+    bias: Array | None = None,
+) -> None:
+    """Launch a product of gemm.cu; with splits, into slices that reduce_slices then adds."""
+    epilogue = epilogue or {}
+    split = plan.splits > 1
+    slices = xp_of(out).empty((plan.splits, *out.shape), np.float32) if split else out
+    if slices.size >= 2**31:
+        raise ValueError(f"{kernel}: {slices.size} partial sums, more than 32-bit indices reach")
+    defines = {kernel.upper(): 1, **plan.tile.defines, **defines, **({} if split else epilogue)}
+    args = (*operands, slices, *sizes, plan.splits, plan.split_steps)
+    launch(_kernel(kernel, **defines), plan.grid, plan.block, args)
+    if split:
+        reduce = _kernel("reduce_slices", **epilogue)
+        unread = slices if bias is None else bias
+        args = (slices, unread, out, plan.splits, out.size, out.shape[-1])
+        launch(reduce, _blocks(out.size), (256,), args)
+
+
+# ---- The contract, as in reference.py -----------------------------------------------------------
+
+
+def matmul(
+    a: Array,
+    b: Array,
+    trans_a: bool = False,
+    trans_b: bool = False,
+    bias: Array | None = None,
+    act: str = "linear",
+    slope: float = 0.0,
+) -> Array:
+    """act(a · b + bias[n]): a (M,K), or (K,M) if trans_a; b (K,N), or (N,K) if trans_b."""
+    a, b = _float32("matmul", a=a, b=b)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[not trans_a] != b.shape[trans_b]:
+        raise ValueError(
+            f"matmul: cannot multiply a {a.shape}{'ᵀ' * trans_a} by b {b.shape}{'ᵀ' * trans_b}"
+        )
+    m, k, n = a.shape[trans_a], a.shape[not trans_a], b.shape[not trans_b]
+    if bias is not None:
+        (bias,) = _float32("matmul", bias=bias)
+        _expect("matmul", "bias", bias, (n,))
+    out = xp_of(a).empty((m, n), np.float32)
+    plan = choose(m, n, k)
+    layout = {"TRANS_A": int(trans_a), "TRANS_B": int(trans_b), "ALIGNED": int(n % 4 == 0)}
+    epilogue = {"BIAS": int(bias is not None), "ACT(x)": _activation(act, slope)["ACT(x)"]}
+    defaults = {"BIAS": 0, "ACT(x)": "(x)"}
+    unread = a if bias is None else bias
+    _product("matmul", (a, b, unread), out, plan, (m, n, k), layout | defaults, epilogue, bias)
+    return out
+
+
+def conv2d(x: Array, w: Array, stride: Pair, pad: Pads, dilation: Pair, groups: int) -> Array:
+    x, w = _float32("conv2d", x=x, w=w)
+    _expect("conv2d", "w", w, (len(w), x.shape[1] // groups, *w.shape[2:]))
+    z = Geometry.of(x.shape, w.shape, stride, pad, dilation, groups)
+    y = xp_of(x).empty((len(x), z.K, z.P, z.Q), np.float32)
+    _product("conv2d", (x, w), y, z.plan_forward(len(x)), (len(x),), asdict(z))
+    return y
+
+
+def conv2d_dgrad(
+    g: Array, w: Array, size: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int
+) -> Array:
+    g, w = _float32("conv2d_dgrad", g=g, w=w)
+    n = len(g)
+    gx = xp_of(g).empty((n, w.shape[1] * groups, *size), np.float32)
+    z = Geometry.of(gx.shape, w.shape, stride, pad, dilation, groups)
+    _expect("conv2d_dgrad", "g", g, (n, z.K, z.P, z.Q))
+    if not z.prefers_col2im(n):
+        _product("conv2d_dgrad", (g, w), gx, z.plan_dgrad(n), (n,), asdict(z))
+        return gx
+    cols = xp_of(g).empty((n, z.C * z.R * z.S, z.P, z.Q), np.float32)
+    _product("conv2d_dgrad", (g, w), cols, z.one_tap.plan_dgrad(n), (n,), asdict(z.one_tap))
+    launch(_kernel("col2im", **asdict(z)), _blocks(gx.size), (256,), (cols, gx, n))
+    return gx
+
+
+def conv2d_wgrad(
+    x: Array, g: Array, taps: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int
+) -> Array:
+    x, g = _float32("conv2d_wgrad", x=x, g=g)
+    gw = xp_of(x).empty((g.shape[1], x.shape[1] // groups, *taps), np.float32)
+    z = Geometry.of(x.shape, gw.shape, stride, pad, dilation, groups)
+    _expect("conv2d_wgrad", "g", g, (len(x), z.K, z.P, z.Q))
+    _product("conv2d_wgrad", (x, g), gw, z.plan_wgrad(len(x)), (len(x),), asdict(z))
+    return gw
+
+
+def _slices(m: int) -> int:
+    """Slices of a channel of m elements; see channels.cu."""
+    return math.ceil(m / 4096)
+
+
+def _per_channel(x: Array) -> dict[str, int]:
+    return {"C": x.shape[1], "INNER": math.prod(x.shape[2:])}
+
+
+def bias_act(x: Array, bias: Array | None, act: str, slope: float) -> Array:
+    (x,) = _float32("bias_act", x=x)
+    if bias is not None:
+        (bias,) = _float32("bias_act", bias=bias)
+        _expect("bias_act", "bias", bias, (x.shape[1],))
+    y = xp_of(x).empty(x.shape, np.float32)
+    defines = _per_channel(x) | {"BIAS": int(bias is not None)} | _activation(act, slope)
+    args = (x, x if bias is None else bias, y, x.size)
+    launch(_kernel("bias_act", **defines), _blocks(x.size), (256,), args)
+    return y
+
+
+def bias_act_backward(g: Array, y: Array, act: str, slope: float) -> tuple[Array, Array]:
+    g, y = _float32("bias_act_backward", g=g, y=y)
+    _expect("bias_act_backward", "g", g, y.shape)
+    xp, c, m = xp_of(g), y.shape[1], y.size // y.shape[1]
+    slices = _slices(m)
+    gx, partials = xp.empty(y.shape, np.float32), xp.empty((slices, c), np.float32)
+    kernel = _kernel("bias_act_backward", **_per_channel(y), **_activation(act, slope))
+    launch(kernel, (slices, c), (256,), (g, y, gx, partials, m))
+    if slices == 1:
+        return gx, partials[0]
+    gbias = xp.empty(c, np.float32)
+    args = (partials, partials, gbias, slices, c, c)
+    launch(_kernel("reduce_slices"), _blocks(c), (256,), args)
+    return gx, gbias
+
+
+def batch_norm(
+    x: Array, weight: Array | None, bias: Array | None, eps: float, act: str, slope: float
+) -> tuple[Array, Array, Array]:
+    (x,) = _float32("batch_norm", x=x)
+    xp, c, m = xp_of(x), x.shape[1], x.size // x.shape[1]
+    slices = _slices(m)
+    if weight is not None:
+        (weight,) = _float32("batch_norm", weight=weight)
+        _expect("batch_norm", "weight", weight, (c,))
+    if bias is not None:
+        (bias,) = _float32("batch_norm", bias=bias)
+        _expect("batch_norm", "bias", bias, (c,))
+    means, squares = (xp.empty((slices, c), np.float32) for _ in range(2))
+    mean, rstd = (xp.empty(c, np.float32) for _ in range(2))
+    y = xp.empty(x.shape, np.float32)
+    defines = _per_channel(x) | _activation(act, slope)
+    defines |= {"WEIGHT": int(weight is not None), "BIAS": int(bias is not None)}
+    launch(_kernel("batch_norm_stats", **defines), (slices, c), (256,), (x, means, squares, m))
+    weight, bias = (x if a is None else a for a in (weight, bias))  # not read
+    args = (x, weight, bias, means, squares, y, mean, rstd, m, eps)
+    launch(_kernel("batch_norm_apply", **defines), (slices, c), (256,), args)
+    return y, mean, rstd
+
+
+def batch_norm_backward(
+    g: Array, x: Array, y: Array, weight: Array | None, mean: Array, rstd: Array, act: str,
+    slope: float,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    g, x, y, mean, rstd = _float32("batch_norm_backward", g=g, x=x, y=y, mean=mean, rstd=rstd)
+    xp, c, m = xp_of(x), x.shape[1], x.size // x.shape[1]
+    slices = _slices(m)
+    for name, a, shape in (("g", g, x.shape), ("y", y, x.shape), ("mean", mean, (c,))):
+        _expect("batch_norm_backward", name, a, shape)
+    if weight is not None:
+        (weight,) = _float32("batch_norm_backward", weight=weight)
+        _expect("batch_norm_backward", "weight", weight, (c,))
+    partials = [xp.empty((slices, c), np.float32) for _ in range(2)]
+    gweight, gbias = (xp.empty(c, np.float32) for _ in range(2))
+    gx = xp.empty(x.shape, np.float32)
+    defines = _per_channel(x) | _activation(act, slope) | {"WEIGHT": int(weight is not None)}
+    sums = _kernel("batch_norm_backward_sums", **defines)
+    launch(sums, (slices, c), (256,), (g, x, y, mean, rstd, *partials, m))
+    unread = x if weight is None else weight
+    args = (g, x, y, unread, mean, rstd, *partials, gx, gweight, gbias, m)
+    launch(_kernel("batch_norm_backward_apply", **defines), (slices, c), (256,), args)
+    return gx, gweight, gbias
+
+
+def adam_hyper(
+    lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int
+) -> np.ndarray:
+    """The six numbers that adam.cu reads, float32; see its header."""
+    rate, correction = lr / (1 - beta1**step), 1 / (1 - beta2**step)
+    decay = 1 - lr * weight_decay
+    return np.array([1 - beta1, 1 - beta2, rate, correction, eps, decay], np.float32)
+
+
+def adam(
+    p: Array, g: Array, m: Array, v: Array, lr: float, beta1: float, beta2: float, eps: float,
+    weight_decay: float, step: int,
+) -> None:  # fmt: skip
+    hyper = xp_of(p).asarray(adam_hyper(lr, beta1, beta2, eps, weight_decay, step))
+    for name, a in (("g", g), ("m", m), ("v", v)):
+        _expect("adam", name, a, p.shape)
+    launch(_kernel("adam"), _blocks(p.size), (256,), (p, g, m, v, hyper, p.size))
