@@ -434,6 +434,14 @@ def test_other_folders_are_not(tmp_path, kind, names):
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_order_is_that_of_the_names(tmp_path, kind):
+    files = {f"{i:02}.png": encode(uint([i])) for i in RNG.permutation(30)}
+    np.testing.assert_array_equal(
+        load(put_set(tmp_path, files, kind)).images.ravel(), np.arange(30)
+    )
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_bad_files_are_skipped_by_name_and_reason_and_hidden_ones_ignored(tmp_path, kind):
     files = {
         "a.png": GREY,
