@@ -1,0 +1,173 @@
+"""The two-player game: what one update of the discriminator, and of the generator, computes.
+
+    discriminator   sees a real batch x and fakes G(z), in separate passes, and descends loss_D
+    generator       descends loss_G through the frozen discriminator
+
+Nothing here keeps state: networks, batches and random numbers come from the caller.
+x (N,C,H,W)   z (N,latent_dim)   labels (N,) of int, or None where the networks take none
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from minigan import losses
+from minigan.array import Array, Stream, xp_of
+from minigan.autograd import Tensor, grad, no_grad
+from minigan.nn import Module
+from minigan.ops import sigmoid
+
+
+@dataclass
+class Turn:
+    """What one player's update computed: the loss, its gradient by each parameter of the player,
+    and figures to log, all arrays without axes."""
+
+    loss: Array
+    grads: list[Array]
+    metrics: dict[str, Array]
+
+
+def _call(net: Module, x: Any, labels: Any) -> Any:
+    return net(x) if labels is None else net(x, labels)
+
+
+@dataclass
+class Game:
+    """Two networks and the rules they play by.
+
+    loss: a name of losses.LOSSES.   real_target: one-sided label smoothing, below 1.
+    bce_eps: above 0, cross-entropy is taken on probabilities with this added (ocaml-torch's).
+    penalty: none, wgan-gp, r1, r2 or dragan, times penalty_weight.
+    """
+
+    generator: Module
+    discriminator: Module
+    loss: str = "non-saturating"
+    real_target: float = 1.0
+    bce_eps: float = 0.0
+    penalty: str = "none"
+    penalty_weight: float = 10.0
+
+    def generate(self, z: Array, labels: Array | None = None) -> Array:
+        """Samples, recorded nowhere."""
+        with no_grad():
+            return _call(self.generator, Tensor(z), labels).data
+
+    def discriminator_turn(
+        self,
+        x: Array,
+        z: Array,
+        labels: Array | None = None,
+        fake_labels: Array | None = None,
+        penalty_factor: float = 1.0,
+        stream: Stream | None = None,
+    ) -> Turn:
+        """The discriminator's loss on x and G(z).
+
+        penalty_factor: times the penalty; 0 leaves it out (in lazy regularisation).
+        stream: of the penalty's random numbers.
+        """
+        fake = self.generate(z, fake_labels)
+        on_real = _call(self.discriminator, Tensor(x), labels)
+        on_fake = _call(self.discriminator, Tensor(fake), fake_labels)
+        loss = self._discriminator_loss(on_real, on_fake)
+        metrics = {"d_loss": loss.data}
+        if self.penalty != "none" and penalty_factor:
+            penalty = self._penalty(x, fake, labels, fake_labels, stream)
+            metrics["penalty"] = penalty.data
+            loss = loss + penalty * penalty_factor
+        metrics |= {
+            "d_real": sigmoid(on_real.data).mean(),
+            "d_fake": sigmoid(on_fake.data).mean(),
+            "accuracy_real": (on_real.data > 0).mean(),
+            "accuracy_fake": (on_fake.data < 0).mean(),
+            "logit_real": on_real.data.mean(),
+            "logit_fake": on_fake.data.mean(),
+        }
+        grads = grad(loss, self.discriminator.parameters())
+        return Turn(loss.data, [g.data for g in grads], metrics)
+
+    def generator_turn(
+        self,
+        z: Array,
+        x: Array | None = None,
+        labels: Array | None = None,
+        fake_labels: Array | None = None,
+    ) -> Turn:
+        """The generator's loss on G(z).   x: a real batch, which relativistic losses need."""
+        self.discriminator.requires_grad_(False)
+        try:
+            on_fake = _call(
+                self.discriminator, _call(self.generator, Tensor(z), fake_labels), fake_labels
+            )
+            on_real = None
+            if x is not None:
+                on_real = _call(self.discriminator, Tensor(x), labels)
+            loss = self._generator_loss(on_fake, on_real)
+            grads = grad(loss, self.generator.parameters())
+        finally:
+            self.discriminator.requires_grad_(True)
+        return Turn(loss.data, [g.data for g in grads], {"g_loss": loss.data})
+
+    @property
+    def generator_needs_real(self) -> bool:
+        """Whether the generator's loss compares fakes with reals."""
+        return losses.LOSSES[self.loss].relativistic
+
+    def _discriminator_loss(self, on_real: Any, on_fake: Any) -> Any:
+        if self.bce_eps:
+            return losses.bce(sigmoid(on_real), self.real_target, self.bce_eps) + losses.bce(
+                sigmoid(on_fake), 0.0, self.bce_eps
+            )
+        return losses.LOSSES[self.loss].discriminator(on_real, on_fake, self.real_target)
+
+    def _generator_loss(self, on_fake: Any, on_real: Any) -> Any:
+        if self.bce_eps:
+            return losses.bce(sigmoid(on_fake), 1.0, self.bce_eps)
+        return losses.LOSSES[self.loss].generator(on_fake, on_real)
+
+    def _penalty(self, x: Array, fake: Array, labels: Any, fake_labels: Any, stream: Any) -> Any:
+        def on(images: Any) -> Any:
+            return _call(self.discriminator, images, labels)
+
+        if self.penalty == "wgan-gp":
+            return losses.wgan_gp(on, x, fake, stream, weight=self.penalty_weight)
+        if self.penalty == "dragan":
+            return losses.dragan(on, x, stream, weight=self.penalty_weight)
+        if self.penalty == "r1":
+            return losses.r1(on, x, self.penalty_weight)
+        return losses.r2(
+            lambda images: _call(self.discriminator, images, fake_labels), fake, self.penalty_weight
+        )
+
+
+class Average:
+    """The exponential moving average of a network's weights; buffers are copied as they are.
+
+    average = d · average + (1 - d) · weight, d = min(decay, (1 + t) / (10 + t)) after t updates,
+    so that the first weights, which are noise, are soon forgotten.   Yazıcı et al. 2019.
+    """
+
+    def __init__(self, net: Module, decay: float) -> None:
+        self.net = copy.deepcopy(net).requires_grad_(False)
+        self.decay = decay
+
+    def update(self, net: Module, step: int) -> None:
+        """Move towards the weights that `net` has after `step` updates."""
+        d = min(self.decay, (1 + step) / (10 + step))
+        for mine, its in zip(self.net.parameters(), net.parameters(), strict=True):
+            mine.data += (1 - d) * (its.data - mine.data)
+        for (_, b), (_, its_b) in zip(self.net.named_buffers(), net.named_buffers(), strict=True):
+            b.data[...] = its_b.data
+
+
+def all_finite(arrays: list[Array]) -> bool:
+    """Whether no array holds a NaN or an infinity: their sums are finite only then, or overflow."""
+    for a in arrays:
+        xp = xp_of(a)
+        if not xp.isfinite(a.sum()) and not xp.isfinite(a).all():
+            return False
+    return True

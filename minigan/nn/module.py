@@ -1,0 +1,183 @@
+"""Module: a part of a network, with its parameters, buffers and parts found by looking at it.
+
+A parameter is an attribute that is a Parameter, a buffer one that is any other Tensor, a part one
+that is a Module. Names are those of PyTorch: the attributes, joined by dots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from minigan.array import to_device, to_numpy
+from minigan.autograd import Tensor, no_grad
+
+
+class Parameter(Tensor):
+    """A Tensor that training changes. requires_grad=False freezes it."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, requires_grad: bool = True) -> None:
+        super().__init__(data, requires_grad=requires_grad)
+
+
+class Module:
+    """Base of all layers and networks: subclasses define forward(x)."""
+
+    training: bool = True
+    output_shape: tuple[int, ...] | None = None  # of one sample, as of the last call
+
+    def forward(self, *xs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} defines no forward()")
+
+    def __call__(self, *xs: Any) -> Any:
+        y = self.forward(*xs)
+        self.output_shape = tuple(y.shape[1:])
+        return y
+
+    # ------------------------------------------------------------------------------------- contents
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """(name, part) of the direct parts."""
+        return ((k, v) for k, v in vars(self).items() if isinstance(v, Module))
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """(name, part) of this and all parts, depth first; the name of this is ''."""
+        yield prefix, self
+        for name, child in self.children():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for prefix, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Tensor):
+                    yield f"{prefix}.{name}" if prefix else name, value
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        return ((name, t) for name, t in self._tensors() if isinstance(t, Parameter))
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, t) for name, t in self._tensors() if not isinstance(t, Parameter))
+
+    def parameters(self) -> list[Parameter]:
+        return [p for _, p in self.named_parameters()]
+
+    def parameter_count(self) -> int:
+        """The number of values in all parameters."""
+        return sum(p.size for p in self.parameters())
+
+    # ---------------------------------------------------------------------------------------- state
+
+    def train(self, mode: bool = True) -> Module:
+        """Set training mode (batch statistics, dropout) in this and all parts."""
+        for _, module in self.named_modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Module:
+        """Set evaluation mode in this and all parts."""
+        return self.train(False)
+
+    def requires_grad_(self, value: bool = True) -> Module:
+        """Freeze (False) or unfreeze all parameters."""
+        for p in self.parameters():
+            p.requires_grad = value
+        return self
+
+    def to(self, device: str) -> Module:
+        """Move all parameters and buffers to `device`: cpu, sim or cuda."""
+        for _, t in self._tensors():
+            t.data = to_device(t.data, device)
+        return self
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """A copy of every parameter and buffer, by PyTorch's name, in host memory."""
+        return {name: np.array(to_numpy(t.data)) for name, t in self._tensors()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the values of `state`, in place.
+
+        Raises: ValueError that names the first name or shape that differs; nothing is changed then.
+        """
+        own = dict(self._tensors())
+        for name, t in own.items():
+            if name not in state:
+                raise ValueError(f"load_state_dict: {name} is missing from the state")
+            if tuple(state[name].shape) != tuple(t.shape):
+                raise ValueError(
+                    f"load_state_dict: {name} has shape {tuple(state[name].shape)} in the state "
+                    f"but {tuple(t.shape)} here"
+                )
+        for name in state:
+            if name not in own:
+                raise ValueError(f"load_state_dict: the state has {name}, which is not here")
+        for name, t in own.items():
+            value = state[name].data if isinstance(state[name], Tensor) else state[name]
+            if type(value) is not type(t.data):
+                value = to_device(value, "cpu" if isinstance(t.data, np.ndarray) else "cuda")
+            t.data[...] = value
+
+    # ----------------------------------------------------------------------------------------- text
+
+    def describe(self) -> str:
+        """The layer and its arguments, as the table prints them."""
+        return type(self).__name__
+
+    def trace_shapes(self, *shapes: tuple[int, ...]) -> Module:
+        """Run one batch of zeros of these sample shapes, so that printing shows output shapes."""
+        modes = [(m, m.training) for _, m in self.named_modules()]
+        self.eval()
+        with no_grad():
+            self(*(Tensor(np.zeros((2, *shape), np.float32)) for shape in shapes))
+        for module, mode in modes:
+            module.training = mode
+        return self
+
+    def __repr__(self) -> str:
+        """A table: layer, output shape of one sample (- before the first call), parameters."""
+        rows = [("layer", "output shape", "parameters")]
+        for name, module in self.named_modules():
+            if next(module.children(), None) is None:
+                shape = module.output_shape
+                rows.append((
+                    f"{name}  {module.describe()}".strip(),
+                    "-" if shape is None else " × ".join(map(str, shape)) or "1",
+                    f"{module.parameter_count():,}".replace(",", " "),
+                ))  # fmt: skip
+        rows.append((type(self).__name__, "", f"{self.parameter_count():,}".replace(",", " ")))
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
+        rule = "─" * (sum(widths) + 4)
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+class Sequential(Module):
+    """The parts in order, each applied to the last one's output. Parts are named 0, 1, 2, ..."""
+
+    def __init__(self, *parts: Module) -> None:
+        for i, part in enumerate(parts):
+            setattr(self, str(i), part)
+
+    def __iter__(self) -> Iterator[Module]:
+        return (part for _, part in self.children())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.children())
+
+    def __getitem__(self, i: int) -> Module:
+        return list(self)[i]
+
+    def forward(self, x: Any) -> Any:
+        for part in self:
+            x = part(x)
+        return x
+
+
+class ModuleList(Sequential):
+    """Parts named 0, 1, 2, ... that the owner calls by itself."""
+
+    def forward(self, x: Any) -> Any:
+        raise NotImplementedError("ModuleList: call its parts, not the list")

@@ -1,0 +1,394 @@
+"""Training: the state of a run, one step of it, and the loop that logs, draws and saves.
+
+A step is a pure function of the state and the step number: latents, labels, data order and dropout
+masks come from counter-based streams keyed by (seed, name, step). So a run that was stopped, however
+rudely, goes on from its newest checkpoint and computes what it would have computed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from minigan import kernels, optim, schedules
+from minigan.array import Array, Stream, check_device, manual_seed, to_device, to_numpy
+from minigan.autograd import observe
+from minigan.checkpoint import Checkpoint
+from minigan.data import Batches, DataError, Dataset, to_uint8
+from minigan.gan import Average, Game, Turn, all_finite
+from minigan.models import FAMILIES
+from minigan.nn import Module
+from minigan.recipes import Recipe
+from minigan.runs import RunError, RunFolder
+
+GRID = 100  # samples in a grid
+_SAMPLE_BATCH = 128  # samples are made in batches of this size, however many are asked for
+_MOST_SKIPS = 100  # steps in a row that --on-nan skip leaves out before it gives up
+_MOST_ROLLBACKS = 5
+
+
+class NonFinite(RuntimeError):
+    """A loss or gradient that is NaN or infinite: which network, in which step, and where from."""
+
+    def __init__(self, step: int, net: str, op: str | None) -> None:
+        self.step, self.net, self.op = step, net, op
+        origin = f"; the first op that made one is {op}" if op else ""
+        super().__init__(f"step {step}: NaN or infinity in the {net}'s loss or gradient{origin}")
+
+
+def make_optimizer(recipe: Recipe, net: Module, lr: float) -> optim.Optimizer:
+    """The recipe's optimizer on all parameters of `net`."""
+    rate: Any = lr
+    if recipe.decay == "linear":
+        rate = schedules.linear(lr, 0.0, recipe.steps)
+    elif recipe.decay == "cosine":
+        rate = schedules.multiply(lr, schedules.cosine(recipe.steps))
+    named = net.named_parameters()
+    if recipe.optimizer == "adam":
+        return optim.Adam(named, lr=rate, betas=(recipe.beta1, recipe.beta2))
+    if recipe.optimizer == "adamw":
+        return optim.AdamW(named, lr=rate, betas=(recipe.beta1, recipe.beta2))
+    if recipe.optimizer == "rmsprop":
+        return optim.RMSProp(named, lr=rate, alpha=recipe.beta2, momentum=recipe.beta1)
+    return optim.SGD(named, lr=rate, momentum=recipe.beta1)
+
+
+class Sampler:
+    """Samples from a generator: the i-th is a function of (seed, i, label) alone.
+
+    Latents come in batches of 128, and whole batches are generated, however many samples are
+    asked for: nets whose batch norm uses batch statistics then give the same i-th sample too.
+    """
+
+    def __init__(self, recipe: Recipe, generator: Module, device: str) -> None:
+        self.recipe, self.generator, self.device = recipe, generator, device
+        self.classes = FAMILIES[recipe.net].classes
+
+    def latents(self, count: int, seed: int) -> np.ndarray:
+        """float32 (count, latent_dim), in whole batches drawn and then cut."""
+        chunks = -(-count // _SAMPLE_BATCH)
+        drawn = [
+            draw_latents(self.recipe, Stream(seed, "samples", i), _SAMPLE_BATCH)
+            for i in range(chunks)
+        ]
+        return np.concatenate(drawn)[:count]
+
+    def images(self, z: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+        """uint8 (N,C,H,W) of latents z (N,latent_dim), and labels (N,) where the net takes them."""
+        if self.classes and labels is None:
+            labels = np.arange(len(z)) % self.classes
+        game = Game(self.generator, self.generator)
+        made = []
+        for i in range(0, len(z), _SAMPLE_BATCH):
+            chunk = z[i : i + _SAMPLE_BATCH]
+            fill = np.resize(np.arange(len(chunk)), _SAMPLE_BATCH)  # a short batch is repeated
+            of = labels[i : i + _SAMPLE_BATCH][fill] if labels is not None else None
+            x = game.generate(to_device(chunk[fill], self.device), of)
+            made.append(to_uint8(to_numpy(x))[: len(chunk)])
+        return np.concatenate(made)
+
+
+def draw_latents(recipe: Recipe, stream: Stream, n: int) -> np.ndarray:
+    """float32 (n, latent_dim), of the recipe's distribution."""
+    shape = (n, recipe.latent_dim)
+    return stream.normal(shape) if recipe.latent == "normal" else stream.uniform(shape, -1.0, 1.0)
+
+
+class Trainer:
+    """Two networks, their optimizers, the generator's average, and how far they have come.
+
+    Raises: DataError if the dataset does not fit the recipe.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, device: str = "cpu") -> None:
+        family = FAMILIES[recipe.net]
+        self.recipe, self.device, self.classes = recipe, check_device(device), family.classes
+        if device != "cuda":
+            kernels.set_host(device)
+        if dataset.shape != family.image:
+            raise DataError(
+                f"{dataset.name}: its images are {_size(dataset.shape)}, but {recipe.net} takes "
+                f"{_size(family.image)}"
+            )
+        if family.classes and dataset.classes != family.classes:
+            raise DataError(
+                f"{dataset.name}: {recipe.net} needs labels of {family.classes} classes, and the "
+                f"set has {dataset.classes or 'none'}"
+            )
+        self.dataset = dataset
+        self.batches = Batches(dataset, recipe.batch, recipe.seed)
+        self.batches_g = Batches(dataset, recipe.batch, recipe.seed, "data for the generator")
+        manual_seed(recipe.seed)
+        generator, discriminator = family.build(recipe.latent_dim, recipe.init)
+        self.generator, self.discriminator = generator.to(device), discriminator.to(device)
+        self.average = Average(generator, recipe.ema) if recipe.ema else None
+        self.game = Game(
+            generator, discriminator, recipe.loss, recipe.real_target, recipe.bce_eps,
+            recipe.penalty, recipe.penalty_weight,
+        )  # fmt: skip
+        self.optimizer_g = make_optimizer(recipe, generator, recipe.lr_g)
+        self.optimizer_d = make_optimizer(recipe, discriminator, recipe.lr_d)
+        self.step = 0  # steps taken
+        self.rollbacks = 0
+        self.sums: dict[str, float] = {}  # of the metrics since the last log line
+        self.counted = 0
+
+    # -------------------------------------------------------------------------------------- one step
+
+    def advance(self, on_nan: str = "stop") -> None:
+        """Take one step: n_critic updates of the discriminator, one of the generator.
+
+        on_nan: "stop" raises NonFinite before the update that would spread it; "skip" leaves that
+        network's update out.
+        """
+        r = self.recipe
+        manual_seed(r.seed, self.step)
+        metrics: dict[str, Array] = {}
+        for i in range(r.n_critic):
+            turn = self._play("discriminator", lambda i=i: self._discriminator_turn(i), on_nan)
+            metrics |= turn.metrics
+            if r.clip_weights:
+                optim.clip_weights(self.discriminator.parameters(), r.clip_weights)
+        turn = self._play("generator", self._generator_turn, on_nan)
+        metrics |= turn.metrics
+        self.step += 1
+        if self.average:
+            self.average.update(self.generator, self.step)
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        self.counted += 1
+
+    def averages(self) -> dict[str, float]:
+        """The mean of each metric since the last call."""
+        means = {name: total / self.counted for name, total in self.sums.items()}
+        self.sums, self.counted = {}, 0
+        return means
+
+    def _stream(self, name: str) -> Stream:
+        """The stream of `name` in this step; another one after each rollback."""
+        suffix = f", attempt {self.rollbacks}" if self.rollbacks else ""
+        return Stream(self.recipe.seed, name + suffix, self.step)
+
+    def _latents(self, name: str) -> tuple[Array, np.ndarray | None]:
+        """(z, labels of fakes or None) for one turn."""
+        r = self.recipe
+        z = to_device(draw_latents(r, self._stream(f"latents {name}"), r.batch), self.device)
+        if not self.classes:
+            return z, None
+        if r.fake_labels == "constant":
+            return z, np.arange(r.batch) % self.classes
+        return z, self._stream(f"labels {name}").integers(r.batch, self.classes)
+
+    def _reals(self, batches: Batches, position: int) -> tuple[Array, np.ndarray | None]:
+        x, labels = batches.batch_at(position)
+        return to_device(x, self.device), labels if self.classes else None
+
+    def _discriminator_turn(self, i: int) -> Turn:
+        r = self.recipe
+        x, labels = self._reals(self.batches, self.step * r.n_critic + i)
+        z, fake_labels = self._latents(f"discriminator {i}")
+        lazy = r.penalty_every if self.step % r.penalty_every == 0 else 0
+        stream = self._stream(f"penalty {i}")
+        return self.game.discriminator_turn(x, z, labels, fake_labels, lazy, stream)
+
+    def _generator_turn(self) -> Turn:
+        z, fake_labels = self._latents("generator")
+        if not self.game.generator_needs_real:
+            return self.game.generator_turn(z, fake_labels=fake_labels)
+        x, labels = self._reals(self.batches_g, self.step)
+        return self.game.generator_turn(z, x, labels, fake_labels)
+
+    def _play(self, name: str, compute: Callable[[], Turn], on_nan: str) -> Turn:
+        """Compute a turn, check it, and update the network with it."""
+        net, optimizer = getattr(self, name), getattr(self, f"optimizer_{name[0]}")
+        buffers = [
+            (b, b.data.copy())
+            for n in (self.generator, self.discriminator)
+            for _, b in n.named_buffers()
+        ]
+        turn = compute()
+        if not all_finite([turn.loss, *turn.grads]):
+            for buffer, value in buffers:
+                buffer.data[...] = value
+            if on_nan != "skip":
+                raise NonFinite(self.step, name, _first_non_finite(compute))
+            return Turn(turn.loss, [], {f"skipped_{name[0]}": np.float32(1)})
+        grads = turn.grads
+        if self.recipe.clip_grad_norm:
+            grads, _ = optim.clip_grad_norm(grads, self.recipe.clip_grad_norm)
+        optimizer.step(grads)
+        del net
+        return turn
+
+    # ----------------------------------------------------------------------------------------- state
+
+    def sampler(self) -> Sampler:
+        """Samples from the average of the generator, or the generator if there is none."""
+        net = self.average.net if self.average else self.generator
+        return Sampler(self.recipe, net, self.device)
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "optimizer_g": self.optimizer_g,
+            "optimizer_d": self.optimizer_d,
+        }
+        return parts | ({"average": self.average.net} if self.average else {})
+
+    def checkpoint(self) -> Checkpoint:
+        """All that a resumed training needs."""
+        tensors = {
+            f"{part}.{name}": value
+            for part, owner in self._parts().items()
+            for name, value in owner.state_dict().items()
+        }
+        state = {
+            "format": 1,
+            "recipe": self.recipe.to_dict(),
+            "step": self.step,
+            "rollbacks": self.rollbacks,
+            "sums": self.sums,
+            "counted": self.counted,
+        }
+        return Checkpoint(tensors, state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from `checkpoint`.   Raises: RunError if it is of another recipe or format."""
+        state = checkpoint.state
+        if state.get("format") != 1:
+            raise RunError(f"the checkpoint has format {state.get('format')}, not 1")
+        if (its := state["recipe"].get("net")) != self.recipe.net:
+            raise RunError(f"the checkpoint is of {its}, not of {self.recipe.net}")
+        for part, owner in self._parts().items():
+            values = {
+                name.removeprefix(f"{part}."): value
+                for name, value in checkpoint.tensors.items()
+                if name.startswith(f"{part}.")
+            }
+            try:
+                owner.load_state_dict(values)
+            except ValueError as error:
+                raise RunError(f"the checkpoint does not fit the recipe: {part}: {error}") from None
+        self.step, self.rollbacks = state["step"], state["rollbacks"]
+        self.sums, self.counted = dict(state["sums"]), state["counted"]
+
+
+def _size(shape: tuple[int, int, int]) -> str:
+    return f"{shape[1]}×{shape[2]} {'grey' if shape[0] == 1 else 'RGB'}"
+
+
+def _first_non_finite(compute: Callable[[], Turn]) -> str | None:
+    """Run a turn again and name the first op whose result is not finite."""
+    first: list[str] = []
+
+    def look(op: str, y: Array) -> None:
+        if not first and y.dtype.kind == "f" and not all_finite([y]):
+            first.append(op)
+
+    with observe(look), np.errstate(all="ignore"):
+        compute()
+    return first[0] if first else None
+
+
+# -------------------------------------------------------------------------------------------- loop
+
+
+class Reporter(Protocol):
+    """Who is told of a training's progress; the command line draws it."""
+
+    def step(self, trainer: Trainer) -> None:
+        """After every step."""
+
+    def log(self, record: dict[str, Any]) -> None:
+        """After every log line."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line of its own."""
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """A Reporter that says nothing."""
+
+    def step(self, trainer: Trainer) -> None: ...
+    def log(self, record: dict[str, Any]) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+def fit(
+    trainer: Trainer,
+    run: RunFolder,
+    *,
+    on_nan: str = "stop",
+    reporter: Reporter | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train to recipe.steps, leaving everything in `run`. Returns whether it got there.
+
+    should_stop: asked after every step; if true, the state is saved and training ends early.
+    on_nan: "stop", "skip" (leave the update out) or "rollback" (to the newest checkpoint, and on
+    with other random numbers).
+
+    Raises: NonFinite; OSError where the disk is full or not writable: the newest checkpoint stands.
+    """
+    reporter = reporter or Quiet()
+    recipe = trainer.recipe
+    if trainer.step == 0:
+        run.save_reals(trainer.dataset.images[trainer.batches.indices_at(0)][:GRID])
+        _draw(trainer, run)
+        _save(trainer, run)
+    clock, clocked, skips = time.perf_counter(), trainer.step, 0
+    stopped = False
+    while trainer.step < recipe.steps and not stopped:
+        try:
+            trainer.advance("skip" if on_nan == "skip" else "stop")
+        except NonFinite as error:
+            if on_nan != "rollback":
+                raise
+            _roll_back(trainer, run, error, reporter)
+            clock, clocked = time.perf_counter(), trainer.step
+            continue
+        step = trainer.step
+        skips = skips + 1 if any(k.startswith("skipped") for k in trainer.sums) else 0
+        if skips >= _MOST_SKIPS:
+            raise NonFinite(step, "generator or discriminator", None)
+        reporter.step(trainer)
+        if step % recipe.log_every == 0 or step == recipe.steps:
+            now = time.perf_counter()
+            record = {"step": step, **trainer.averages()}
+            record["images_per_second"] = (step - clocked) * recipe.batch / (now - clock)
+            clock, clocked = now, step
+            run.append_log(record)
+            reporter.log(record)
+        if step % recipe.sample_every == 0 or step == recipe.steps:
+            _draw(trainer, run)
+        stopped = should_stop()
+        if step % recipe.checkpoint_every == 0 or step == recipe.steps or stopped:
+            _save(trainer, run)
+    run.save_progress()
+    return trainer.step >= recipe.steps
+
+
+def _draw(trainer: Trainer, run: RunFolder) -> None:
+    sampler = trainer.sampler()
+    run.save_samples(trainer.step, sampler.images(sampler.latents(GRID, trainer.recipe.seed)))
+
+
+def _save(trainer: Trainer, run: RunFolder) -> None:
+    run.save_checkpoint(trainer.checkpoint(), trainer.recipe.keep_checkpoints)
+
+
+def _roll_back(trainer: Trainer, run: RunFolder, error: NonFinite, reporter: Reporter) -> None:
+    rollbacks = trainer.rollbacks + 1
+    if rollbacks > _MOST_ROLLBACKS:
+        raise error
+    path, content, _ = run.newest_checkpoint()
+    trainer.restore(content)
+    trainer.rollbacks = rollbacks
+    run.rewind(trainer.step)
+    reporter.note(f"{error}; back to {path.name} (rollback {rollbacks} of {_MOST_ROLLBACKS})")
