@@ -1,4 +1,4 @@
-"""Normalisation, bias + activation, dropout.   x (N,C,...): statistics are taken as each op says."""
+"""Normalisation, bias + activation, dropout.   x (N,C,...)"""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _ACTIVATIONS = {
 }
 
 
-def _activation(x: Any, act: str, slope: float) -> Any:
+def _check_activation(op: str, act: str, slope: float) -> None:
     if act not in _ACTIVATIONS:
-        raise ValueError(f"act must be one of {', '.join(_ACTIVATIONS)}, not {act!r}")
-    return _ACTIVATIONS[act](x, slope)
+        raise ValueError(f"{op}: act must be one of {', '.join(_ACTIVATIONS)}, not {act!r}")
+    if slope < 0:
+        raise ValueError(f"{op}: slope must be 0 or above, not {slope}")
 
 
 def _act_gradient(g: Any, y: Any, act: str, slope: float) -> Any:
@@ -67,10 +68,13 @@ def bias_act(x: Any, bias: Any = None, *, act: str = "linear", slope: float = 0.
 
     act: linear, relu, leaky_relu (with slope), tanh or sigmoid.
     """
+    _check_activation("bias_act", act, slope)
     if bias is None:
-        return _activation(x, act, slope)
+        return _ACTIVATIONS[act](x, slope)
     if bias.ndim != 1 or bias.shape[0] != x.shape[1]:
         raise ValueError(f"bias_act: x {x.shape} needs a bias of ({x.shape[1]},), not {bias.shape}")
+    if act == "linear":  # addition keeps no array for its derivative, _bias_act keeps y
+        return x + _per_channel(bias, x)
     return _bias_act(x, bias, act=act, slope=slope)
 
 
@@ -84,7 +88,7 @@ def _batch_norm(
         y = y * _per_channel(weight, x)
     if bias is not None:
         y = y + _per_channel(bias, x)
-    return _activation(y, act, slope)
+    return _ACTIVATIONS[act](y, slope)
 
 
 @_batch_norm.fast_forward
@@ -119,6 +123,7 @@ def batch_norm(
     """
     if x.ndim < 2 or x.size == x.shape[1]:
         raise ValueError(f"batch_norm: needs more than one value a channel, got x {x.shape}")
+    _check_activation("batch_norm", act, slope)
     return _batch_norm(x, weight, bias, eps=eps, act=act, slope=slope, stats=stats)
 
 
