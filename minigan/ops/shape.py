@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +30,8 @@ def reshape(x: Any, *shape: Any) -> Any:
 
 def flatten(x: Any, start: int = 0) -> Any:
     """x with the axes from `start` on joined into one."""
-    return reshape(x, *x.shape[:start], -1) if x.size else reshape(x, *x.shape[:start], 0)
+    start = start + x.ndim if start < 0 else start
+    return reshape(x, *x.shape[:start], math.prod(x.shape[start:]))
 
 
 @primitive
