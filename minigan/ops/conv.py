@@ -58,7 +58,7 @@ def _check_channels(op: str, name: str, x: Array, w: Array, channels: int, group
 
 @primitive
 def _conv2d(x: Array, w: Array, *, stride: Pair, pad: Pads, dilation: Pair, groups: int) -> Array:
-    _check_channels("conv2d", "x", x, w, w.shape[1] * groups, groups)
+    _check_channels("conv2d", "x", x, w, w.shape[1] * groups if w.ndim == 4 else 0, groups)
     p, q = conv_out_size(x.shape[2:], w.shape[2:], stride, pad, dilation)
     if p < 1 or q < 1:
         raise ValueError(
@@ -207,17 +207,17 @@ def conv_transpose2d(
     """The transposed convolution: conv2d_dgrad, with x in the place of gy.
 
     x (N,C,H,W), w (C,K/groups,R,S), bias (K,) -> y (N,K,P,Q),
-    P = (H-1)·stride - pads + dilation·(R-1) + output_padding + 1.   output_padding < stride
-    or dilation: rows and columns added at the bottom and right, as in PyTorch.
+    P = (H-1)·stride - pads + dilation·(R-1) + output_padding + 1.   output_padding < stride:
+    rows and columns added at the bottom and right, as in PyTorch.
     """
     s, p, d = _geometry(stride, pad, dilation)
     extra = _pair("output_padding", output_padding, 0)
+    _check_channels("conv_transpose2d", "x", x, w, len(w), groups)
     size = [0, 0]
     for i in (0, 1):
-        if extra[i] >= max(s[i], d[i]):
+        if extra[i] >= s[i]:
             raise ValueError(
-                f"conv_transpose2d: output_padding={output_padding} must be below the stride "
-                f"{stride} or the dilation {dilation}"
+                f"conv_transpose2d: output_padding={output_padding} must be below stride={stride}"
             )
         taps = d[i] * (w.shape[2 + i] - 1) + 1
         size[i] = (x.shape[2 + i] - 1) * s[i] - p[i][0] - p[i][1] + taps + extra[i]
