@@ -1,0 +1,7 @@
+import hypothesis
+
+# The same examples on every run and machine: a red test is a bug, never bad luck.
+hypothesis.settings.register_profile(
+    "minigan", derandomize=True, deadline=None, max_examples=40, database=None
+)
+hypothesis.settings.load_profile("minigan")
