@@ -91,7 +91,7 @@ def _usable(name: str) -> bool:
 def _printable(name: str) -> str:
     """A name in any encoding, as text that any terminal or log takes on one line."""
     text = os.fsencode(name).decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else "�" for c in text)
+    return "".join(char if char.isprintable() else "�" for char in text)
 
 
 def _folder_entries(root: Path) -> Iterator[Entry]:
