@@ -8,7 +8,7 @@ import numpy as np
 
 from .machine import Machine, action, narrow
 from .memory import WINDOW, Space
-from .opcodes import I64, U8, U32, U64, UNSIGNED, Value
+from .opcodes import I64, U32, UNSIGNED, Value
 from .parser import Op, Reg
 
 
@@ -45,13 +45,20 @@ def generic(machine: Machine, op: Op, address: Value, active: Value) -> tuple[Sp
 
 
 def touch(
-    machine: Machine, op: Op, space: Space, address: Value, size: int, active: Value, how: str
+    machine: Machine,
+    op: Op,
+    space: Space,
+    address: Value,
+    size: int,
+    active: Value,
+    how: str,
+    values: Any = (),
 ) -> None:
     """What every access passes: the counters, then the checks."""
     if machine.counters:
         machine.counters.access(machine, op, space, address, size, active, how)
     if machine.checks:
-        machine.checks.access(machine, op, space, address, size, active, how)
+        machine.checks.access(machine, op, space, address, size, active, how, values)
 
 
 def vector_size(op: Op) -> int:
@@ -88,7 +95,7 @@ def store(machine: Machine, op: Op, active: Value) -> None:
     unsigned = UNSIGNED[op.dtype.itemsize]
     size, count = op.dtype.itemsize, len(op.inputs) - 1
     values = [machine.value(op, 1 + i, unsigned) for i in range(count)]
-    touch(machine, op, space, address, size * count, active, "write")
+    touch(machine, op, space, address, size * count, active, "write", values)
     for i, value in enumerate(values):
         try:
             space.store(address + i * size, value, active)
@@ -289,6 +296,3 @@ def is_space(machine: Machine, op: Op, active: Value) -> None:
 @action("trap", "brkpt")
 def trap(machine: Machine, op: Op, active: Value) -> None:
     machine.fault(op, "trap", "the kernel stopped itself (__trap or assert)", active)
-
-
-__all__ = ["U8", "U64"]

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from . import access, nvrtc, parser, warp
+from .checks import Checks
 from .denormals import flush_denormals
 from .machine import Launch, Machine, Program
-from .memory import GlobalMemory
+from .memory import GlobalMemory, Unwritten
 
 POINTEES = {
     "float": "float32", "float2": "float32", "float3": "float32", "float4": "float32",
@@ -89,9 +90,13 @@ class Module:
             return result
         params, memory = lay_out(name, program, self.signatures[name], args, self.parsed.statics)
         launch = Launch(program, grid3, block3, params, memory, shared, self.source_line)
+        if checks:
+            launch.checks = Checks(memory, program.granule, math.prod(grid3))
         with np.errstate(all="ignore"), flush_denormals():
             Machine(launch).run()
         memory.copy_out()
+        if checks:
+            launch.checks.finish()
         return result
 
 
@@ -137,8 +142,10 @@ def _load(source: str, name: str, arch: str, defines: tuple[tuple[str, Any], ...
 
 
 def empty(shape: int | tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-    """An array that counts as unwritten."""
-    return np.zeros(shape, dtype)
+    """An array that counts as unwritten: a kernel that reads it before one wrote it faults."""
+    array = np.zeros(shape, dtype).view(Unwritten)
+    array.unwritten = np.ones(array.nbytes, bool)
+    return array
 
 
 def extents(what: str, value: int | tuple[int, ...]) -> tuple[int, int, int]:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from . import opcodes
-from .memory import WINDOW, GlobalMemory, Space, columns
+from .memory import GlobalMemory, Space, columns
 from .opcodes import BOOL, DTYPES, I64, U8, U16, U32, U64, UNSIGNED, Value
 from .parser import Address, Kernel, Label, Number, Op, Reg, Special, Symbol
 
@@ -499,16 +499,18 @@ class Machine:
         self.registers[index] = value
 
     def by_warp(self, value: Value, fill: Any) -> np.ndarray:
-        """(threads, blocks) or fewer -> (warps, 32, blocks), the last warp padded with `fill`."""
+        """(threads, blocks or 1) -> (warps, 32, blocks or 1), the last warp padded with `fill`."""
+        value = np.asarray(value)
+        blocks = value.shape[1] if value.ndim else 1
         warps = -(-self.threads // WARP)
-        full = np.full((warps * WARP, self.blocks), fill, np.asarray(value).dtype)
+        full = np.full((warps * WARP, blocks), fill, value.dtype)
         full[: self.threads] = value
-        return full.reshape(warps, WARP, self.blocks)
+        return full.reshape(warps, WARP, blocks)
 
     def by_lane(self, value: np.ndarray) -> np.ndarray:
-        """(warps, 32 or 1, blocks) -> (threads, blocks)"""
-        full = np.broadcast_to(value, (len(value), WARP, self.blocks))
-        return full.reshape(-1, self.blocks)[: self.threads]
+        """(warps, 32 or 1, blocks or 1) -> (threads, blocks or 1)"""
+        full = np.broadcast_to(value, (len(value), WARP, value.shape[2]))
+        return full.reshape(-1, value.shape[2])[: self.threads]
 
     def ballot(self, truth: Value) -> np.ndarray:
         """For each lane the bits of its warp, uint32."""
@@ -542,9 +544,12 @@ class Machine:
         column = int(np.argmax(full.any(axis=0)))
         thread = int(np.argmax(full[:, column]))
         text = detail if isinstance(detail, str) else detail(thread, column)
+        self.fault_at(op, kind, text, thread, column)
+
+    def fault_at(self, op: Op, kind: str, detail: str, thread: int, column: int) -> NoReturn:
         raise Fault(
             kind,
-            text,
+            detail,
             self.program.kernel.name,
             op.line,
             self.source(op),
@@ -573,6 +578,3 @@ def union(a: Value, b: Value) -> Value:
         return True
     both = a | b
     return True if both.all() else both
-
-
-__all__ = ["WINDOW", "Fault", "Launch", "Machine", "Program", "action"]

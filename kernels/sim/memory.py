@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .opcodes import I64, U32, U64, UNSIGNED, Value
+from .opcodes import I64, U32, U64, Value
 from .parser import STATIC_BASE, Symbol
 
 # A generic address is one of global memory, or a shared or local one plus this.
@@ -80,6 +80,15 @@ class Space:
         if self.column is not None:
             index = index * self.words.shape[1] + self.column
         return index if size == 4 else index * (4 // size) + (address & 3) // size
+
+
+class Unwritten(np.ndarray):
+    """An array that remembers which of its bytes no kernel has written yet; views forget it."""
+
+    unwritten: np.ndarray | None = None  # bool, a byte each
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.unwritten = None
 
 
 @dataclass
@@ -164,6 +173,3 @@ def columns(name: str, size: int, lanes: tuple[int, int]) -> Space:
     column = np.arange(lanes[0] * lanes[1] if name == "local" else lanes[1], dtype=I64)
     words = np.full((-(-size // 4), column.size), UNWRITTEN, U32)
     return Space(name, words, column.reshape(lanes if name == "local" else (1, lanes[1])))
-
-
-__all__ = ["UNSIGNED", "WINDOW", "Extent", "GlobalMemory", "Space", "columns"]

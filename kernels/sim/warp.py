@@ -58,8 +58,9 @@ def shuffle(machine: Machine, op: Op, active: Value) -> None:
     source = np.where(inside, source, lane)
     values = machine.by_warp(a, 0)
     if source.shape[1] == 1:  # the same lanes in all blocks
-        picked = values.reshape(-1, machine.blocks)[(machine.thread // WARP * WARP + source)[:, 0]]
+        picked = values.reshape(-1, values.shape[2])[(machine.thread // WARP * WARP + source)[:, 0]]
     else:
+        values = np.broadcast_to(values, (*values.shape[:2], machine.blocks))
         picked = machine.by_lane(np.take_along_axis(values, machine.by_warp(source, 0), axis=1))
     machine.write(op, op.dests[0], picked, active)
     if len(op.dests) > 1:
@@ -154,7 +155,7 @@ def mma(machine: Machine, op: Op, active: Value) -> None:
 
     lane = np.arange(WARP)
     group, t = lane // 4, lane % 4
-    warps, blocks = a_parts[0].shape[0], machine.blocks
+    warps, blocks = a_parts[0].shape[0], max(part.shape[2] for part in values)
     a = np.zeros((warps, blocks, 16, k))
     b = np.zeros((warps, blocks, k, 8))
     c = np.zeros((warps, blocks, 16, 8))
