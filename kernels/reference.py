@@ -61,7 +61,9 @@ def conv2d(x, w, stride, pad, dilation, groups):
 
 
 def conv2d_dgrad(g, w, size, stride, pad, dilation, groups):
-    """gx[n,c,h,w] = Σ_{k,p,q,r,s : p·sh + r·dh - top = h, q·sw + s·dw - left = w} g[n,k,p,q] · w[k,c,r,s]
+    """gx[n,c,h,w] = Σ_{k,p,q,r,s} g[n,k,p,q] · w[k,c,r,s]  where conv2d reads x[n,c,h,w]:
+
+    p·sh + r·dh - top = h,   q·sw + s·dw - left = w
 
     size (H,W), which (P,Q) alone does not determine when a stride is above 1.
     """

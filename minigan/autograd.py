@@ -2,12 +2,12 @@
 
 A Tensor is an array and, if it was computed from something that requires a gradient, the Node that
 recorded how. `grad` walks the Nodes from an output back to the targets, and multiplies the incoming
-gradient g = dL/dy with each operation's Jacobian, by that operation's vjp (vector-Jacobian product).
+gradient g = dL/dy with each operation's Jacobian, by the operation's vjp (vector-Jacobian product).
 
 The one idea to take away: **the order of differentiation is the type that a vjp is passed.** A vjp
 is written in operators and ops, which take arrays as well as Tensors. Handed arrays, it computes
-first-order gradients at NumPy's speed and records nothing. Handed Tensors (`create_graph=True`), the
-same lines are recorded in turn, so the gradient can be differentiated again.
+first-order gradients at NumPy's speed and records nothing. Handed Tensors (`create_graph=True`),
+the same lines are recorded in turn, so the gradient can be differentiated again.
 
     @primitive
     def tanh(x):                       positional arguments are arrays, keyword-only ones attributes

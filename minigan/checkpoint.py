@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file each, with the rest of the state as JSON in its header.
 
-A checkpoint is written whole or not at all (files.write_atomic). It carries a CRC-32 of every tensor,
-so that damage is noticed; the newest good one of a folder is found by looking.
+A checkpoint is written whole or not at all (files.write_atomic). It carries a CRC-32 of every
+tensor, so that damage is noticed; the newest good one of a folder is found by looking.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def load(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, ValueError, OSError) as error:
         raise CheckpointError(f"{path} is damaged, or no checkpoint: {error}") from None
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write `content` to `path`: a reader, or a machine that crashes, sees all of it or the old file.
+    """Write `content` to `path`: whoever reads it, even after a crash, sees all of it or the old.
 
     Written to a temporary file beside it, flushed to the disk, renamed.   Raises: OSError; the
     temporary file is removed and the old file stands.

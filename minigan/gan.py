@@ -16,6 +16,7 @@ from typing import Any
 from minigan import losses
 from minigan.array import Array, Stream, xp_of
 from minigan.autograd import Tensor, grad, no_grad
+from minigan.losses import LOSSES, GanLoss
 from minigan.nn import Module
 from minigan.ops import sigmoid
 
@@ -38,16 +39,14 @@ def _call(net: Module, x: Any, labels: Any) -> Any:
 class Game:
     """Two networks and the rules they play by.
 
-    loss: a name of losses.LOSSES.   real_target: one-sided label smoothing, below 1.
-    bce_eps: above 0, cross-entropy is taken on probabilities with this added (ocaml-torch's).
+    loss: see losses.LOSSES.   real_target: below 1 is one-sided label smoothing.
     penalty: none, wgan-gp, r1, r2 or dragan, times penalty_weight.
     """
 
     generator: Module
     discriminator: Module
-    loss: str = "non-saturating"
+    loss: GanLoss = LOSSES["non-saturating"]
     real_target: float = 1.0
-    bce_eps: float = 0.0
     penalty: str = "none"
     penalty_weight: float = 10.0
 
@@ -73,7 +72,7 @@ class Game:
         fake = self.generate(z, fake_labels)
         on_real = _call(self.discriminator, Tensor(x), labels)
         on_fake = _call(self.discriminator, Tensor(fake), fake_labels)
-        loss = self._discriminator_loss(on_real, on_fake)
+        loss = self.loss.discriminator(on_real, on_fake, self.real_target)
         metrics = {"d_loss": loss.data}
         if self.penalty != "none" and penalty_factor:
             penalty = self._penalty(x, fake, labels, fake_labels, stream)
@@ -106,28 +105,11 @@ class Game:
             on_real = None
             if x is not None:
                 on_real = _call(self.discriminator, Tensor(x), labels)
-            loss = self._generator_loss(on_fake, on_real)
+            loss = self.loss.generator(on_fake, on_real)
             grads = grad(loss, self.generator.parameters())
         finally:
             self.discriminator.requires_grad_(True)
         return Turn(loss.data, [g.data for g in grads], {"g_loss": loss.data})
-
-    @property
-    def generator_needs_real(self) -> bool:
-        """Whether the generator's loss compares fakes with reals."""
-        return losses.LOSSES[self.loss].relativistic
-
-    def _discriminator_loss(self, on_real: Any, on_fake: Any) -> Any:
-        if self.bce_eps:
-            return losses.bce(sigmoid(on_real), self.real_target, self.bce_eps) + losses.bce(
-                sigmoid(on_fake), 0.0, self.bce_eps
-            )
-        return losses.LOSSES[self.loss].discriminator(on_real, on_fake, self.real_target)
-
-    def _generator_loss(self, on_fake: Any, on_real: Any) -> Any:
-        if self.bce_eps:
-            return losses.bce(sigmoid(on_fake), 1.0, self.bce_eps)
-        return losses.LOSSES[self.loss].generator(on_fake, on_real)
 
     def _penalty(self, x: Array, fake: Array, labels: Any, fake_labels: Any, stream: Any) -> Any:
         def on(images: Any) -> Any:

@@ -21,7 +21,7 @@ from typing import Any
 from minigan import ops
 from minigan.array import Array, Stream, xp_of
 from minigan.autograd import Tensor, grad
-from minigan.ops import mean, relu, softplus, sqrt
+from minigan.ops import mean, relu, sigmoid, softplus, sqrt
 
 Logits = Any  # a Tensor, or an array
 
@@ -72,6 +72,16 @@ def minimax_g(fake: Logits) -> Any:
 def non_saturating_g(fake: Logits) -> Any:
     """-E[ln σ(fake)]: Goodfellow et al. 2014, section 3, the last paragraph."""
     return bce_with_logits(fake, 1.0)
+
+
+def bce_eps_d(real: Logits, fake: Logits, real_target: float = 1.0) -> Any:
+    """logistic_d by way of `bce`, with its ε: exactly what ocaml-torch's MNIST examples minimise."""
+    return bce(sigmoid(real), real_target) + bce(sigmoid(fake), 0.0)
+
+
+def bce_eps_g(fake: Logits) -> Any:
+    """non_saturating_g by way of `bce`, with its ε."""
+    return bce(sigmoid(fake), 1.0)
 
 
 def least_squares_d(real: Logits, fake: Logits, real_target: float = 1.0, half: bool = True) -> Any:
@@ -184,6 +194,7 @@ LOSSES = {
     "non-saturating": GanLoss(
         logistic_d, non_saturating_g, "Goodfellow et al. 2014, section 3", labelled=True
     ),
+    "bce-eps": GanLoss(bce_eps_d, bce_eps_g, "ocaml-torch, examples/gan", labelled=True),
     "least-squares": GanLoss(
         least_squares_d, least_squares_g, "Mao et al. 2017, Least squares GANs", labelled=True
     ),

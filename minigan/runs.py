@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from minigan import checkpoint
-from minigan.checkpoint import Checkpoint, CheckpointError
+from minigan.checkpoint import Checkpoint
 from minigan.data import grid, save_gif, save_png
 from minigan.files import write_atomic
 from minigan.recipes import Recipe, RecipeError
@@ -186,7 +186,7 @@ class RunFolder:
         return path
 
     def save_progress(self) -> Path | None:
-        """progress.gif of the sample grids, evenly thinned to 100 frames; None if there are none."""
+        """progress.gif of the grids, evenly thinned to 100 frames; None if there is none."""
         paths = sorted(p for p in self.samples.glob("*.png") if p.stem.isdigit())
         if not paths:
             return None

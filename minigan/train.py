@@ -1,8 +1,8 @@
 """Training: the state of a run, one step of it, and the loop that logs, draws and saves.
 
 A step is a pure function of the state and the step number: latents, labels, data order and dropout
-masks come from counter-based streams keyed by (seed, name, step). So a run that was stopped, however
-rudely, goes on from its newest checkpoint and computes what it would have computed.
+masks come from counter-based streams keyed by (seed, name, step). So a run that was stopped,
+however rudely, goes on from its newest checkpoint and computes what it would have computed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from minigan.autograd import observe
 from minigan.checkpoint import Checkpoint
 from minigan.data import Batches, DataError, Dataset, to_uint8
 from minigan.gan import Average, Game, Turn, all_finite
+from minigan.losses import LOSSES
 from minigan.models import FAMILIES
 from minigan.nn import Module
 from minigan.recipes import Recipe
@@ -127,9 +128,13 @@ class Trainer:
         self.generator, self.discriminator = generator.to(device), discriminator.to(device)
         self.average = Average(generator, recipe.ema) if recipe.ema else None
         self.game = Game(
-            generator, discriminator, recipe.loss, recipe.real_target, recipe.bce_eps,
-            recipe.penalty, recipe.penalty_weight,
-        )  # fmt: skip
+            generator,
+            discriminator,
+            LOSSES[recipe.loss],
+            recipe.real_target,
+            recipe.penalty,
+            recipe.penalty_weight,
+        )
         self.optimizer_g = make_optimizer(recipe, generator, recipe.lr_g)
         self.optimizer_d = make_optimizer(recipe, discriminator, recipe.lr_d)
         self.step = 0  # steps taken
@@ -137,7 +142,7 @@ class Trainer:
         self.sums: dict[str, float] = {}  # of the metrics since the last log line
         self.counted = 0
 
-    # -------------------------------------------------------------------------------------- one step
+    # ------------------------------------------------------------------------------------ one step
 
     def advance(self, on_nan: str = "stop") -> None:
         """Take one step: n_critic updates of the discriminator, one of the generator.
@@ -197,14 +202,14 @@ class Trainer:
 
     def _generator_turn(self) -> Turn:
         z, fake_labels = self._latents("generator")
-        if not self.game.generator_needs_real:
+        if not self.game.loss.relativistic:
             return self.game.generator_turn(z, fake_labels=fake_labels)
         x, labels = self._reals(self.batches_g, self.step)
         return self.game.generator_turn(z, x, labels, fake_labels)
 
     def _play(self, name: str, compute: Callable[[], Turn], on_nan: str) -> Turn:
         """Compute a turn, check it, and update the network with it."""
-        net, optimizer = getattr(self, name), getattr(self, f"optimizer_{name[0]}")
+        optimizer = getattr(self, f"optimizer_{name[0]}")
         buffers = [
             (b, b.data.copy())
             for n in (self.generator, self.discriminator)
@@ -221,10 +226,9 @@ class Trainer:
         if self.recipe.clip_grad_norm:
             grads, _ = optim.clip_grad_norm(grads, self.recipe.clip_grad_norm)
         optimizer.step(grads)
-        del net
         return turn
 
-    # ----------------------------------------------------------------------------------------- state
+    # --------------------------------------------------------------------------------------- state
 
     def sampler(self) -> Sampler:
         """Samples from the average of the generator, or the generator if there is none."""

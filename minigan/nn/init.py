@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -92,20 +92,28 @@ def orthogonal(gain: float = 1.0) -> Init:
 class Scheme:
     """The initialisers of a library's layers. bias None: U(±1/sqrt(fan_in of the weight))."""
 
-    linear: Init = kaiming_uniform()
+    linear: Init
+    conv: Init
+    conv_transpose: Init
     linear_bias: Init | None = None
-    conv: Init = kaiming_uniform()
     conv_bias: Init | None = None
-    conv_transpose: Init = kaiming_uniform()
     norm: Init = ones
-    embedding: Init = normal(1.0)
+    embedding: Init = field(default_factory=lambda: normal(1.0))
 
 
 SCHEMES = {
-    "pytorch": Scheme(),
+    "pytorch": Scheme(
+        linear=kaiming_uniform(), conv=kaiming_uniform(), conv_transpose=kaiming_uniform()
+    ),
     # ocaml-torch's Layer: zero biases in convolutions, N(0, 0.1²) in transposed ones, and batch
     # norm scales drawn from U(0, 1).
-    "ocaml-torch": Scheme(conv_bias=zeros, conv_transpose=normal(0.1), norm=uniform(0.0, 1.0)),
+    "ocaml-torch": Scheme(
+        linear=kaiming_uniform(),
+        conv=kaiming_uniform(),
+        conv_transpose=normal(0.1),
+        conv_bias=zeros,
+        norm=uniform(0.0, 1.0),
+    ),
     # Radford et al. 2016, section 4, with the batch norm scales of its reference code.
     "dcgan": Scheme(
         linear=normal(0.02),

@@ -25,7 +25,7 @@ def _(g: Any, x: Any) -> Any:
 
 
 def matmul(x: Any, b: Any) -> Any:
-    """y = x @ b, as NumPy: x (...,n,k), b (...,k,m) -> y (...,n,m); vectors and batches broadcast."""
+    """y = x @ b: x (...,n,k), b (...,k,m) -> y (...,n,m); vectors as NumPy too"""
     if x.ndim == 0 or b.ndim == 0:
         raise ValueError(f"matmul: needs at least one axis each, got {x.shape} and {b.shape}")
     if x.ndim == 1:

@@ -53,9 +53,6 @@ class Recipe:
 
     loss: str = _field("non-saturating", "the game that is played", LOSSES)
     real_target: float = _field(1.0, "one-sided label smoothing, as 0.9", low=0, high=1)
-    bce_eps: float = _field(
-        0.0, "above 0: cross-entropy on probabilities with this added, as ocaml-torch", low=0
-    )
     penalty: str = _field("none", "gradient penalty on the discriminator", PENALTIES)
     penalty_weight: float = _field(10.0, "its factor: λ of wgan-gp and dragan, γ of r1, r2", low=0)
     penalty_every: int = _field(1, "once in so many steps, times as many", low=1)
@@ -94,6 +91,8 @@ class Recipe:
                 raise RecipeError(f"{f.name} must be at least {limits['low']}, not {value}")
             if limits["high"] is not None and value > limits["high"]:
                 raise RecipeError(f"{f.name} must be at most {limits['high']}, not {value}")
+        if self.real_target != 1 and not LOSSES[self.loss].labelled:
+            raise RecipeError(f"real_target must be 1: the loss {self.loss} has no labels")
 
     def with_settings(self, settings: dict[str, str]) -> Recipe:
         """This recipe with fields changed, their values parsed from text by the field's type."""
