@@ -32,6 +32,8 @@ PC, CODE, CLOCK = 20, 12, 12
 # Codes: a thread, a warp's threads, threads of several warps (or blocks), a copy under way.
 WARPS, MANY, COPYING = 1024, 2048, 4095
 
+SEVERAL = -1  # as the block of a record: threads of more than one
+
 OUTSIDE, UNREAD, MAPPED, CONSTANT = range(4)  # state of a granule of global memory
 
 
@@ -94,6 +96,7 @@ class Checks:
 
     def start(self, machine: Machine) -> None:
         """New blocks: their shared memory is unwritten, their clocks stand at 0."""
+        self.begun = machine.first + machine.blocks
         self.shared = Shadow(-(-machine.shared_bytes // self.granule), with_blocks=False)
         self.epoch: Value = np.zeros((1, 1), I64)
         self.clock: Value = np.zeros((1, 1), I64)
@@ -290,9 +293,11 @@ class Checks:
             self._race(machine, op, space, lanes, bad, written, blocks, "reads", "wrote")
         before = shadow.read[cell]
         blocks = shadow.reader_block[cell] if shadow.reader_block.size else None
-        shadow.read[cell] = self._merged(before, blocks, lanes, op.pc)
+        alone = ~self._unordered(before, blocks, lanes)
+        shadow.read[cell] = self._merged(before, alone, lanes, op.pc)
         if blocks is not None:
-            shadow.reader_block[cell] = lanes.block
+            mine = alone | (blocks == lanes.block)
+            shadow.reader_block[cell] = np.where(mine, lanes.block, SEVERAL)
         self._settle(shadow, lanes, cell, op.pc)
 
     def _settle(self, shadow: Shadow, lanes: Accesses, cell: Any, pc: int) -> None:
@@ -305,15 +310,16 @@ class Checks:
         ours = np.where(code < WARPS, code // WARP, code - WARPS) == lanes.thread // WARP
         many = ~ours
         if shadow.reader_block.size:
-            many |= shadow.reader_block[cell] != lanes.block
+            elsewhere = shadow.reader_block[cell] != lanes.block
+            shadow.reader_block[cell[elsewhere]] = SEVERAL
+            many |= elsewhere
         together = WARPS + lanes.thread // WARP
         shadow.read[cell[lost]] = lanes.stamp(pc, together)[lost]
         shadow.read[cell[many]] = lanes.stamp(pc, MANY)[many]
 
-    def _merged(self, before: Any, blocks: Any, lanes: Accesses, pc: int) -> np.ndarray:
+    def _merged(self, before: Any, alone: Any, lanes: Accesses, pc: int) -> np.ndarray:
         """The record of the readers after this read: mine, or a set that holds me and `before`."""
         code = before >> PC & (1 << CODE) - 1
-        alone = ~self._unordered(before, blocks, lanes)
         warp = lanes.thread // WARP
         theirs = np.where(code < WARPS, code // WARP, code - WARPS)
         joined = np.where((theirs == warp) & (code < MANY), WARPS + warp, MANY)
@@ -353,12 +359,28 @@ class Checks:
         lost = shadow.written[cell] != stamp
         if blocks is not None:
             lost |= shadow.writer_block[cell] != lanes.block
-        if not lost.any():
-            return
         if how == "atomic":
-            shadow.written[cell[lost]] = lanes.stamp(op.pc, MANY)[lost]
-        elif value is not None:
+            self._settle_atomics(shadow, lanes, cell, op.pc, written, blocks, lost)
+        elif value is not None and lost.any():
             self._one_value(machine, op, space, shadow, lanes, cell, lost, value)
+
+    def _settle_atomics(
+        self,
+        shadow: Shadow,
+        lanes: Accesses,
+        cell: Any,
+        pc: int,
+        before: Any,
+        blocks: Any,
+        lost: Any,
+    ) -> None:
+        """Atomics of several threads on one granule: the record names them all."""
+        many = lost | self._unordered(before, blocks, lanes)
+        shadow.written[cell[many]] = lanes.stamp(pc, MANY)[many]
+        if blocks is not None:
+            elsewhere = shadow.writer_block[cell] != lanes.block
+            elsewhere |= (before != 0) & (blocks != lanes.block)
+            shadow.writer_block[cell[elsewhere]] = SEVERAL
 
     def _one_value(
         self,
@@ -403,11 +425,12 @@ class Checks:
         bad = (epoch == lanes.epoch) & (code != lanes.thread)
         if blocks is not None:
             elsewhere = (record != 0) & (blocks != lanes.block)
-            if elsewhere.any():
-                elsewhere &= ~(
-                    (epoch <= self.released_epoch[blocks])
-                    & (self.released_at[blocks] <= self.acquired_at[lanes.block])
+            if elsewhere.any() and self.time:
+                acquired = self.acquired_at[lanes.block]
+                released = (epoch <= self.released_epoch[blocks]) & (
+                    self.released_at[blocks] <= acquired
                 )
+                elsewhere &= ~np.where(blocks == SEVERAL, self._all_released(acquired), released)
             bad = np.where(blocks == lanes.block, bad, elsewhere)
         if not bad.any():
             return bad
@@ -417,6 +440,11 @@ class Checks:
         if blocks is not None:
             ordered &= blocks == lanes.block
         return bad & ~ordered
+
+    def _all_released(self, acquired: Any) -> Any:
+        """Whether every block that began has released before: all that is known of SEVERAL."""
+        begun = self.released_epoch[: self.begun]
+        return (acquired >= self.released_at[: self.begun].max()) & (begun >= 0).all()
 
     def _was_atomic(self, machine: Machine, record: Any) -> np.ndarray:
         ops = machine.program.kernel.ops
@@ -450,10 +478,15 @@ class Checks:
                 who = f"other threads of warp {code - WARPS}" if code < MANY else "other threads"
             between = f"with no {near} between"
             if blocks is not None and blocks[k] != lanes.block[k]:
-                who += f" of block {machine.block_id(int(blocks[k]))}"
+                several = blocks[k] == SEVERAL
+                who = (
+                    "several blocks"
+                    if several
+                    else f"{who} of block {machine.block_id(int(blocks[k]))}"
+                )
                 between = "and nothing orders two blocks of one launch"
-            if other is op:
-                between = "in the same instruction" if then == "also writes" else between
+            elif other is op and then == "also writes":
+                between = "in the same instruction"
             return (
                 f"{now} {self._name(machine, space, int(lanes.address[k]))}, which {who} {then} "
                 f"in line {other.line}: `{machine.source(other)}`, {between}"

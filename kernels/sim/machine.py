@@ -457,8 +457,9 @@ class Machine:
 
     def _stuck(self) -> NoReturn:
         """Threads wait at a barrier that others never reach."""
-        pc, arrived = min(self.parked.items())
-        op = self.program.kernel.ops[pc]
+        ops = self.program.kernel.ops
+        pc, arrived = min(self.parked.items(), key=lambda item: ops[item[0]].line)
+        op = ops[pc]
         full = np.broadcast_to(arrived, self.lanes)
         column = int(np.argmax(full.any(axis=0)))
         absent = np.flatnonzero(~full[:, column])
@@ -468,7 +469,7 @@ class Machine:
             where = "has returned"
             for place, mask in self.parked.items():
                 if place != pc and np.broadcast_to(mask, self.lanes)[other, column]:
-                    line = self.program.kernel.ops[place].line
+                    line = ops[place].line
                     where = f"waits at another one, in line {line}"
             detail = (
                 f"waits at {name}, but thread {self.thread_id(other)} of the same block {where}; "
