@@ -15,8 +15,12 @@ others, and a transposed convolution is conv2d_dgrad.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 
+Array = Any
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 
@@ -29,7 +33,9 @@ def conv_out_size(size: Pair, taps: Pair, stride: Pair, pad: Pads, dilation: Pai
     return h, w
 
 
-def _taps(x, out, taps, stride, dilation):
+def _taps(
+    x: Array, out: Pair, taps: Pair, stride: Pair, dilation: Pair
+) -> Iterator[tuple[int, int, Array]]:
     """For each tap (r,s): the view of the padded x that it meets, (N,C,P,Q)."""
     for r in range(taps[0]):
         for s in range(taps[1]):
@@ -46,10 +52,10 @@ def _taps(x, out, taps, stride, dilation):
             )
 
 
-def conv2d(x, w, stride, pad, dilation, groups):
+def conv2d(x: Array, w: Array, stride: Pair, pad: Pads, dilation: Pair, groups: int) -> Array:
     """y[n,k,p,q] = Σ_{c,r,s} x[n, c, p·sh + r·dh - top, q·sw + s·dw - left] · w[k,c,r,s]"""
     n, c, h, wd = x.shape
-    k, _, *taps = w.shape
+    k, taps = w.shape[0], w.shape[2:]
     p, q = conv_out_size((h, wd), taps, stride, pad, dilation)
     x = np.pad(x, ((0, 0), (0, 0), *pad))
     w = w.reshape(groups, k // groups, c // groups, *taps)
@@ -60,7 +66,9 @@ def conv2d(x, w, stride, pad, dilation, groups):
     return y.reshape(n, k, p, q)
 
 
-def conv2d_dgrad(g, w, size, stride, pad, dilation, groups):
+def conv2d_dgrad(
+    g: Array, w: Array, size: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int
+) -> Array:
     """gx[n,c,h,w] = Σ_{k,p,q,r,s} g[n,k,p,q] · w[k,c,r,s]  where conv2d reads x[n,c,h,w]:
 
     p·sh + r·dh - top = h,   q·sw + s·dw - left = w
@@ -79,7 +87,9 @@ def conv2d_dgrad(g, w, size, stride, pad, dilation, groups):
     return padded[:, :, top : top + size[0], left : left + size[1]].copy()
 
 
-def conv2d_wgrad(x, g, taps, stride, pad, dilation, groups):
+def conv2d_wgrad(
+    x: Array, g: Array, taps: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int
+) -> Array:
     """gw[k,c,r,s] = Σ_{n,p,q} x[n, c, p·sh + r·dh - top, q·sw + s·dw - left] · g[n,k,p,q]
 
     taps (R,S).
@@ -97,7 +107,7 @@ def conv2d_wgrad(x, g, taps, stride, pad, dilation, groups):
 
 # Activations that end a fused kernel. Each is inverted by its own output y, so that a backward pass
 # keeps y alone:  dy/dx as a function of y.
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
     "linear": (lambda x, slope: x, lambda y, slope: np.ones_like(y)),
     "relu": (lambda x, slope: np.maximum(x, 0), lambda y, slope: (y > 0).astype(y.dtype)),
     "leaky_relu": (
@@ -109,28 +119,30 @@ ACTIVATIONS = {
 }
 
 
-def _per_channel(a, x):
+def _per_channel(a: Array, x: Array) -> Array:
     return a.reshape(1, -1, *[1] * (x.ndim - 2))
 
 
-def _batch_axes(x):
+def _batch_axes(x: Array) -> tuple[int, ...]:
     return (0, *range(2, x.ndim))
 
 
-def bias_act(x, bias, act, slope):
+def bias_act(x: Array, bias: Array | None, act: str, slope: float) -> Array:
     """y = act(x + bias[c]).   x (N,C,...), bias (C,) or None.   slope: of leaky_relu, > 0."""
     if bias is not None:
         x = x + _per_channel(bias, x)
     return ACTIVATIONS[act][0](x, slope)
 
 
-def bias_act_backward(g, y, act, slope):
+def bias_act_backward(g: Array, y: Array, act: str, slope: float) -> tuple[Array, Array]:
     """gx = g · act'(y),   gbias = Σ_{n,...} gx.   Returns (gx, gbias)."""
     gx = g * ACTIVATIONS[act][1](y, slope)
     return gx, gx.sum(axis=_batch_axes(g))
 
 
-def batch_norm(x, weight, bias, eps, act, slope):
+def batch_norm(
+    x: Array, weight: Array | None, bias: Array | None, eps: float, act: str, slope: float
+) -> tuple[Array, Array, Array]:
     """y = act(weight[c] · (x - mean[c]) · rstd[c] + bias[c]),   rstd = 1 / sqrt(var + eps)
 
     mean and (biased) var over all axes of x (N,C,...) but C; weight, bias (C,) or None.
@@ -147,7 +159,16 @@ def batch_norm(x, weight, bias, eps, act, slope):
     return ACTIVATIONS[act][0](y, slope), mean, rstd
 
 
-def batch_norm_backward(g, x, y, weight, mean, rstd, act, slope):
+def batch_norm_backward(
+    g: Array,
+    x: Array,
+    y: Array,
+    weight: Array | None,
+    mean: Array,
+    rstd: Array,
+    act: str,
+    slope: float,
+) -> tuple[Array, Array, Array]:
     """With x̂ = (x - mean) · rstd, ga = g · act'(y) and M the elements a channel:
 
     gweight = Σ ga·x̂,   gbias = Σ ga,   gx = weight · rstd · (ga - gbias/M - x̂ · gweight/M)
@@ -165,7 +186,18 @@ def batch_norm_backward(g, x, y, weight, mean, rstd, act, slope):
     return gx, gweight, gbias
 
 
-def adam(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step):
+def adam(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    step: int,
+) -> None:
     """One step of Adam (Kingma & Ba 2015, algorithm 1) on flat arrays; p, m and v change in place.
 
     m = β1·m + (1-β1)·g,  v = β2·v + (1-β2)·g²,  step counts from 1

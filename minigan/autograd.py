@@ -341,7 +341,7 @@ class Primitive:
         rule = self.rules.get(argument)
         if rule is None:
             raise NotImplementedError(f"{self.name} has no vjp for its argument {argument!r}")
-        values = []
+        values: list[Any] = []
         for name in rule.names:
             if name == "shape":
                 values.append(node.shapes[i])
@@ -474,7 +474,7 @@ def grad(
     table = _backpropagate(y, [x.node for x in targets if x.node], g, create_graph)
     grads = []
     for x in targets:
-        gx = table.get(x.node)
+        gx = table.get(x.node) if x.node else None
         gx = xp_of(x.data).zeros_like(x.data) if gx is None else gx
         grads.append(gx if isinstance(gx, Tensor) else Tensor.wrap(gx))
     return grads[0] if isinstance(xs, Tensor) else grads

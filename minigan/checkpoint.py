@@ -36,7 +36,7 @@ class Checkpoint:
 
 
 def _crc(a: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(a).reshape(-1).view(np.uint8))
+    return zlib.crc32(np.ascontiguousarray(a).reshape(-1).view(np.uint8).data)
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:

@@ -75,7 +75,7 @@ def non_saturating_g(fake: Logits) -> Any:
 
 
 def bce_eps_d(real: Logits, fake: Logits, real_target: float = 1.0) -> Any:
-    """logistic_d by way of `bce`, with its ε: exactly what ocaml-torch's MNIST examples minimise."""
+    """logistic_d by way of `bce`, with its ε: what ocaml-torch's MNIST examples minimise."""
     return bce(sigmoid(real), real_target) + bce(sigmoid(fake), 0.0)
 
 

@@ -133,7 +133,7 @@ class RunFolder:
 
         Raises: RunError if there is none.
         """
-        reasons = []
+        reasons: list[str] = []
         for path, content in checkpoint.candidates(self.checkpoints):
             if isinstance(content, Checkpoint):
                 return path, content, reasons

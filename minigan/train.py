@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -154,7 +155,7 @@ class Trainer:
         manual_seed(r.seed, self.step)
         metrics: dict[str, Array] = {}
         for i in range(r.n_critic):
-            turn = self._play("discriminator", lambda i=i: self._discriminator_turn(i), on_nan)
+            turn = self._play("discriminator", partial(self._discriminator_turn, i), on_nan)
             metrics |= turn.metrics
             if r.clip_weights:
                 optim.clip_weights(self.discriminator.parameters(), r.clip_weights)

@@ -166,11 +166,11 @@ def _give_tensor_its_operators() -> None:
     }  # fmt: skip
     for name, method in methods.items():
         setattr(Tensor, name, lambda self, *a, op=method, **k: op(self, *a, **k))
-    Tensor.sum = lambda self, axis=None, keepdims=False: sum(self, axis=axis, keepdims=keepdims)
-    Tensor.max = lambda self, axis=None, keepdims=False: max(self, axis=axis, keepdims=keepdims)
-    Tensor.clip = lambda self, low, high: clip(self, low=low, high=high)
-    Tensor.astype = lambda self, dtype: astype(self, dtype=dtype)
-    Tensor.T = property(lambda self: transpose(self))
+    Tensor.sum = lambda self, axis=None, keepdims=False: sum(self, axis=axis, keepdims=keepdims)  # type: ignore[attr-defined]
+    Tensor.max = lambda self, axis=None, keepdims=False: max(self, axis=axis, keepdims=keepdims)  # type: ignore[attr-defined]
+    Tensor.clip = lambda self, low, high: clip(self, low=low, high=high)  # type: ignore[attr-defined]
+    Tensor.astype = lambda self, dtype: astype(self, dtype=dtype)  # type: ignore[attr-defined]
+    Tensor.T = property(lambda self: transpose(self))  # type: ignore[attr-defined]
 
 
 _give_tensor_its_operators()
