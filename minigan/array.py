@@ -97,10 +97,14 @@ class Stream:
     def uniform(
         self, shape: int | tuple[int, ...], low: float = 0.0, high: float = 1.0
     ) -> np.ndarray:
-        """float32, U[low, high): u = (top 24 bits of a uint32) / 2^24."""
+        """float32, U[low, high): low + (high - low) · u,  u = (top 24 bits of a uint32) / 2^24.
+
+        Where that rounds up to high, the float32 below it.
+        """
         n = math.prod(shape) if isinstance(shape, tuple) else shape
         u = (self._uint32(n) >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
-        return (np.float32(low) + np.float32(high - low) * u).reshape(shape)
+        below = np.nextafter(np.float32(high), np.float32(low))
+        return np.minimum(np.float32(low) + np.float32(high - low) * u, below).reshape(shape)
 
     def normal(
         self, shape: int | tuple[int, ...], mean: float = 0.0, std: float = 1.0
