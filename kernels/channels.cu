@@ -89,15 +89,16 @@ bias_act_backward(const float* g, const float* y, float* gx, float* partials, un
 
 // ---- batch norm ---------------------------------------------------------------------------------
 
-// A slice's mean, and its sum of squares about that mean: two passes, one read.
+// A slice's mean, and its sum of squares about that mean: two passes, one read. Means are taken
+// from the channel's first element, lest their differences drown where the mean is large.
 extern "C" __global__ void __launch_bounds__(THREADS)
 batch_norm_stats(const float* x, float* partial_mean, float* partial_squares, unsigned m) {
     unsigned c = blockIdx.y;
-    float v[PER_THREAD];
+    float v[PER_THREAD], origin = x[offset(0, c)];
     float sum = 0.0f, squares = 0.0f;
 #pragma unroll
     for (unsigned i = 0; i < PER_THREAD; i++) {
-        v[i] = element(i) < m ? x[offset(element(i), c)] : 0.0f;
+        v[i] = element(i) < m ? x[offset(element(i), c)] - origin : 0.0f;
         sum += v[i];
     }
     float mean = block_sum(sum) / slice_count(blockIdx.x, m);
@@ -112,7 +113,7 @@ batch_norm_stats(const float* x, float* partial_mean, float* partial_squares, un
 }
 
 // mean = Σ_s count_s · mean_s / m,   var = Σ_s (squares_s + count_s · (mean_s - mean)²) / m
-// (Chan, Golub & LeVeque 1983),   y = act(weight · (x - mean) · rstd + bias)
+// (Chan, Golub & LeVeque 1983), from the same origin;   y = act(weight · (x - mean) · rstd + bias)
 extern "C" __global__ void __launch_bounds__(THREADS)
 batch_norm_apply(const float* x, const float* weight, const float* bias, const float* partial_mean,
                  const float* partial_squares, float* y, float* mean, float* rstd, unsigned m,
@@ -121,9 +122,9 @@ batch_norm_apply(const float* x, const float* weight, const float* bias, const f
     float sum = 0.0f, squares = 0.0f;
     for (unsigned s = threadIdx.x; s < gridDim.x; s += THREADS)
         sum += slice_count(s, m) * partial_mean[s * C + c];
-    float mu = block_sum(sum) / m;
+    float from_origin = block_sum(sum) / m, mu = x[offset(0, c)] + from_origin;
     for (unsigned s = threadIdx.x; s < gridDim.x; s += THREADS) {
-        float shift = partial_mean[s * C + c] - mu;
+        float shift = partial_mean[s * C + c] - from_origin;
         squares += partial_squares[s * C + c] + slice_count(s, m) * shift * shift;
     }
     float r = 1.0f / sqrtf(block_sum(squares) / m + eps);

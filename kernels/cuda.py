@@ -20,6 +20,7 @@ from minigan.array import Array, xp_of
 from minigan.kernels.plan import Geometry, Plan, choose
 from minigan.kernels.reference import Pads, Pair
 from minigan.kernels.signatures import (
+    FOLDER,
     Signature,
     checked,
     common_device,
@@ -40,6 +41,9 @@ __all__ = [
     "launch",
     "launch_log",
     "matmul",
+    "philox_normal",
+    "philox_uniform",
+    "tf32",
 ]
 
 Dims = tuple[int, ...]
@@ -83,8 +87,8 @@ def launch(kernel: Kernel, grid: Sequence[int], block: Sequence[int], args: Sequ
     """Run a kernel over a grid of blocks (up to three dimensions each), asynchronously on a GPU.
 
     args: one for each parameter of the kernel. Scalars are cast to the declared type. Arrays must
-    have the declared dtype, be C-contiguous, and lie all on one device, the current one. A grid of
-    no blocks does nothing.
+    have the declared dtype, be C-contiguous, and lie all on one device, the current one; None is a
+    null pointer. A grid of no blocks does nothing.
 
     Raises: TypeError, ValueError that name kernel and argument.
     """
@@ -96,7 +100,8 @@ def launch(kernel: Kernel, grid: Sequence[int], block: Sequence[int], args: Sequ
         raise TypeError(f"{kernel.name}: {len(args)} arguments for the parameters ({names})")
     pairs = list(zip(signature.parameters, args, strict=True))
     args = [checked(kernel.name, parameter, arg) for parameter, arg in pairs]
-    device = common_device(kernel.name, {p.name: a for p, a in pairs if p.is_array})
+    arrays = {p.name: a for p, a in pairs if p.is_array and a is not None}
+    device = common_device(kernel.name, arrays)
     if math.prod(grid) == 0:
         return
     grid3, block3 = three_sizes(kernel.name, "grid", grid), three_sizes(kernel.name, "block", block)
@@ -111,14 +116,16 @@ def _execute_on_sim(
 ) -> None:
     from minigan.kernels import sim
 
-    source = source_of(signature.file)
-    sim.run(source, kernel.name, grid, block, *args, defines=dict(kernel.defines))
+    path = FOLDER / signature.file
+    sim.run(path, kernel.name, grid, block, *args, defines=dict(kernel.defines))
 
 
 def _execute_on_gpu(
     signature: Signature, kernel: Kernel, grid: Dims, block: Dims, args: Sequence[Any]
 ) -> None:
-    _gpu_function(signature.file, kernel)(grid, block, tuple(args))
+    null = np.uint64(0)
+    args = tuple(null if arg is None else arg for arg in args)
+    _gpu_function(signature.file, kernel)(grid, block, args)
 
 
 @cache
@@ -137,6 +144,22 @@ def _gpu_function(file: str, kernel: Kernel) -> Any:
             f"{kernel.name}: CuPy cannot write its kernel cache ({error}): set the environment "
             "variable CUPY_CACHE_DIR to a folder that it may write"
         ) from error
+
+
+_tf32 = False
+
+
+@contextmanager
+def tf32(enabled: bool = True) -> Iterator[None]:
+    """Context manager: products inside round their operands to TF32 (10 bits of mantissa, float32's
+    range) and run on tensor cores. Needs compute capability 8.0. The default is full float32.
+    """
+    global _tf32
+    previous, _tf32 = _tf32, enabled
+    try:
+        yield
+    finally:
+        _tf32 = previous
 
 
 # ---- What the contract's functions share --------------------------------------------------------
@@ -178,6 +201,20 @@ def _float32(op: str, **arrays: Array) -> list[Array]:
     return [xp_of(a).ascontiguousarray(a) for a in arrays.values()]
 
 
+def _empty(like: Array, shape: Dims) -> Array:
+    """An unwritten float32 array beside `like`, for a result."""
+    return xp_of(like).empty(shape, np.float32)
+
+
+def _workspace(like: Array, shape: Dims) -> Array:
+    """The same for what one kernel leaves to the next: sim finds a read before the write."""
+    if xp_of(like) is not np:
+        return _empty(like, shape)
+    from minigan.kernels import sim
+
+    return sim.empty(shape)
+
+
 def _expect(op: str, name: str, a: Array, shape: Dims) -> None:
     if a.shape != shape:
         raise ValueError(f"{op}: {name} has shape {a.shape}, but {shape} is expected")
@@ -189,7 +226,7 @@ def _blocks(n: int) -> Dims:
 
 def _product(
     kernel: str,
-    operands: Sequence[Array],
+    operands: Sequence[Array | None],
     out: Array,
     plan: Plan,
     sizes: Sequence[int],
@@ -200,16 +237,17 @@ def _product(
     """Launch a product of gemm.cu; with splits, into slices that reduce_slices then adds."""
     epilogue = epilogue or {}
     split = plan.splits > 1
-    slices = xp_of(out).empty((plan.splits, *out.shape), np.float32) if split else out
+    slices = _workspace(out, (plan.splits, *out.shape)) if split else out
     if slices.size >= 2**31:
         raise ValueError(f"{kernel}: {slices.size} partial sums, more than 32-bit indices reach")
     defines = {kernel.upper(): 1, **plan.tile.defines, **defines, **({} if split else epilogue)}
+    if _tf32 and plan.tile.tm >= 4:  # the smallest tile is narrower than a tensor core's
+        defines["TF32"] = 1
     args = (*operands, slices, *sizes, plan.splits, plan.split_steps)
     launch(_kernel(kernel, **defines), plan.grid, plan.block, args)
     if split:
         reduce = _kernel("reduce_slices", **epilogue)
-        unread = slices if bias is None else bias
-        args = (slices, unread, out, plan.splits, out.size, out.shape[-1])
+        args = (slices, bias, out, plan.splits, out.size, out.shape[-1])
         launch(reduce, _blocks(out.size), (256,), args)
 
 
@@ -235,13 +273,12 @@ def matmul(
     if bias is not None:
         (bias,) = _float32("matmul", bias=bias)
         _expect("matmul", "bias", bias, (n,))
-    out = xp_of(a).empty((m, n), np.float32)
+    out = _empty(a, (m, n))
     plan = choose(m, n, k)
     layout = {"TRANS_A": int(trans_a), "TRANS_B": int(trans_b), "ALIGNED": int(n % 4 == 0)}
     epilogue = {"BIAS": int(bias is not None), "ACT(x)": _activation(act, slope)["ACT(x)"]}
     defaults = {"BIAS": 0, "ACT(x)": "(x)"}
-    unread = a if bias is None else bias
-    _product("matmul", (a, b, unread), out, plan, (m, n, k), layout | defaults, epilogue, bias)
+    _product("matmul", (a, b, bias), out, plan, (m, n, k), layout | defaults, epilogue, bias)
     return out
 
 
@@ -249,7 +286,7 @@ def conv2d(x: Array, w: Array, stride: Pair, pad: Pads, dilation: Pair, groups: 
     x, w = _float32("conv2d", x=x, w=w)
     _expect("conv2d", "w", w, (len(w), x.shape[1] // groups, *w.shape[2:]))
     z = Geometry.of(x.shape, w.shape, stride, pad, dilation, groups)
-    y = xp_of(x).empty((len(x), z.K, z.P, z.Q), np.float32)
+    y = _empty(x, (len(x), z.K, z.P, z.Q))
     _product("conv2d", (x, w), y, z.plan_forward(len(x)), (len(x),), asdict(z))
     return y
 
@@ -259,13 +296,13 @@ def conv2d_dgrad(
 ) -> Array:
     g, w = _float32("conv2d_dgrad", g=g, w=w)
     n = len(g)
-    gx = xp_of(g).empty((n, w.shape[1] * groups, *size), np.float32)
+    gx = _empty(g, (n, w.shape[1] * groups, *size))
     z = Geometry.of(gx.shape, w.shape, stride, pad, dilation, groups)
     _expect("conv2d_dgrad", "g", g, (n, z.K, z.P, z.Q))
     if not z.prefers_col2im(n):
         _product("conv2d_dgrad", (g, w), gx, z.plan_dgrad(n), (n,), asdict(z))
         return gx
-    cols = xp_of(g).empty((n, z.C * z.R * z.S, z.P, z.Q), np.float32)
+    cols = _workspace(g, (n, z.C * z.R * z.S, z.P, z.Q))
     _product("conv2d_dgrad", (g, w), cols, z.one_tap.plan_dgrad(n), (n,), asdict(z.one_tap))
     launch(_kernel("col2im", **asdict(z)), _blocks(gx.size), (256,), (cols, gx, n))
     return gx
@@ -275,7 +312,7 @@ def conv2d_wgrad(
     x: Array, g: Array, taps: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int
 ) -> Array:
     x, g = _float32("conv2d_wgrad", x=x, g=g)
-    gw = xp_of(x).empty((g.shape[1], x.shape[1] // groups, *taps), np.float32)
+    gw = _empty(x, (g.shape[1], x.shape[1] // groups, *taps))
     z = Geometry.of(x.shape, gw.shape, stride, pad, dilation, groups)
     _expect("conv2d_wgrad", "g", g, (len(x), z.K, z.P, z.Q))
     _product("conv2d_wgrad", (x, g), gw, z.plan_wgrad(len(x)), (len(x),), asdict(z))
@@ -296,9 +333,9 @@ def bias_act(x: Array, bias: Array | None, act: str, slope: float) -> Array:
     if bias is not None:
         (bias,) = _float32("bias_act", bias=bias)
         _expect("bias_act", "bias", bias, (x.shape[1],))
-    y = xp_of(x).empty(x.shape, np.float32)
+    y = _empty(x, x.shape)
     defines = _per_channel(x) | {"BIAS": int(bias is not None)} | _activation(act, slope)
-    args = (x, x if bias is None else bias, y, x.size)
+    args = (x, bias, y, x.size)
     launch(_kernel("bias_act", **defines), _blocks(x.size), (256,), args)
     return y
 
@@ -306,15 +343,13 @@ def bias_act(x: Array, bias: Array | None, act: str, slope: float) -> Array:
 def bias_act_backward(g: Array, y: Array, act: str, slope: float) -> tuple[Array, Array]:
     g, y = _float32("bias_act_backward", g=g, y=y)
     _expect("bias_act_backward", "g", g, y.shape)
-    xp, c, m = xp_of(g), y.shape[1], y.size // y.shape[1]
+    c, m = y.shape[1], y.size // y.shape[1]
     slices = _slices(m)
-    gx, partials = xp.empty(y.shape, np.float32), xp.empty((slices, c), np.float32)
+    gx, partials = _empty(y, y.shape), _workspace(y, (slices, c))
     kernel = _kernel("bias_act_backward", **_per_channel(y), **_activation(act, slope))
     launch(kernel, (slices, c), (256,), (g, y, gx, partials, m))
-    if slices == 1:
-        return gx, partials[0]
-    gbias = xp.empty(c, np.float32)
-    args = (partials, partials, gbias, slices, c, c)
+    gbias = _empty(y, (c,))
+    args = (partials, None, gbias, slices, c, c)
     launch(_kernel("reduce_slices"), _blocks(c), (256,), args)
     return gx, gbias
 
@@ -323,7 +358,7 @@ def batch_norm(
     x: Array, weight: Array | None, bias: Array | None, eps: float, act: str, slope: float
 ) -> tuple[Array, Array, Array]:
     (x,) = _float32("batch_norm", x=x)
-    xp, c, m = xp_of(x), x.shape[1], x.size // x.shape[1]
+    c, m = x.shape[1], x.size // x.shape[1]
     slices = _slices(m)
     if weight is not None:
         (weight,) = _float32("batch_norm", weight=weight)
@@ -331,13 +366,12 @@ def batch_norm(
     if bias is not None:
         (bias,) = _float32("batch_norm", bias=bias)
         _expect("batch_norm", "bias", bias, (c,))
-    means, squares = (xp.empty((slices, c), np.float32) for _ in range(2))
-    mean, rstd = (xp.empty(c, np.float32) for _ in range(2))
-    y = xp.empty(x.shape, np.float32)
+    means, squares = (_workspace(x, (slices, c)) for _ in range(2))
+    mean, rstd = (_empty(x, (c,)) for _ in range(2))
+    y = _empty(x, x.shape)
     defines = _per_channel(x) | _activation(act, slope)
     defines |= {"WEIGHT": int(weight is not None), "BIAS": int(bias is not None)}
     launch(_kernel("batch_norm_stats", **defines), (slices, c), (256,), (x, means, squares, m))
-    weight, bias = (x if a is None else a for a in (weight, bias))  # not read
     args = (x, weight, bias, means, squares, y, mean, rstd, m, eps)
     launch(_kernel("batch_norm_apply", **defines), (slices, c), (256,), args)
     return y, mean, rstd
@@ -348,21 +382,20 @@ def batch_norm_backward(
     slope: float,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     g, x, y, mean, rstd = _float32("batch_norm_backward", g=g, x=x, y=y, mean=mean, rstd=rstd)
-    xp, c, m = xp_of(x), x.shape[1], x.size // x.shape[1]
+    c, m = x.shape[1], x.size // x.shape[1]
     slices = _slices(m)
     for name, a, shape in (("g", g, x.shape), ("y", y, x.shape), ("mean", mean, (c,))):
         _expect("batch_norm_backward", name, a, shape)
     if weight is not None:
         (weight,) = _float32("batch_norm_backward", weight=weight)
         _expect("batch_norm_backward", "weight", weight, (c,))
-    partials = [xp.empty((slices, c), np.float32) for _ in range(2)]
-    gweight, gbias = (xp.empty(c, np.float32) for _ in range(2))
-    gx = xp.empty(x.shape, np.float32)
+    partials = [_workspace(x, (slices, c)) for _ in range(2)]
+    gweight, gbias = (_empty(x, (c,)) for _ in range(2))
+    gx = _empty(x, x.shape)
     defines = _per_channel(x) | _activation(act, slope) | {"WEIGHT": int(weight is not None)}
     sums = _kernel("batch_norm_backward_sums", **defines)
     launch(sums, (slices, c), (256,), (g, x, y, mean, rstd, *partials, m))
-    unread = x if weight is None else weight
-    args = (g, x, y, unread, mean, rstd, *partials, gx, gweight, gbias, m)
+    args = (g, x, y, weight, mean, rstd, *partials, gx, gweight, gbias, m)
     launch(_kernel("batch_norm_backward_apply", **defines), (slices, c), (256,), args)
     return gx, gweight, gbias
 
@@ -384,3 +417,22 @@ def adam(
     for name, a in (("g", g), ("m", m), ("v", v)):
         _expect("adam", name, a, p.shape)
     launch(_kernel("adam"), _blocks(p.size), (256,), (p, g, m, v, hyper, p.size))
+
+
+def philox_uniform(
+    out: Array, key: Pair, step: int = 0, first_block: int = 1, low: float = 0.0, high: float = 1.0
+) -> None:
+    """Fill out with U[low, high), bit by bit what minigan.array.Stream draws.
+
+    key: (seed, 64-bit key of the stream's name). first_block: 1 + the blocks of 8 already drawn.
+    """
+    args = (out, out.size, *key, step, first_block, low, high - low)
+    launch(_kernel("philox_uniform"), (math.ceil(out.size / 2048),), (256,), args)
+
+
+def philox_normal(
+    out: Array, key: Pair, step: int = 0, first_block: int = 1, mean: float = 0.0, std: float = 1.0
+) -> None:
+    """Fill out with N(mean, std²), within a few ulps of what minigan.array.Stream draws."""
+    args = (out, out.size, *key, step, first_block, mean, std)
+    launch(_kernel("philox_normal"), (math.ceil(out.size / 2048),), (256,), args)

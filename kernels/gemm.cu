@@ -17,9 +17,10 @@
 // Launch     grid (⌈columns/BN⌉, ⌈rows/BM⌉, phases · GROUPS · splits), block (BM/TM · BN/TN).
 //            The depth goes by steps of BK; split s sums steps [s, s+1) · split_steps into its own
 //            slice out + s · size, and reduce_splits adds the slices in order. No atomics.
-// Threads    A warp covers 4 × 8 threads, each TM × TN outputs in groups of 4 rows and 4 columns.
+// Threads    A warp is 4 × 8 threads, each with TM × TN outputs in groups of 4 neighbouring columns.
 // Rung       5 of README.md: cp.async into two buffers, one barrier a tile. Below sm_80, the same
-//            loop with plain loads and stores.
+//            loop with plain loads and stores. -DTF32=1 is rung 6: the same tiles multiplied by
+//            mma.sync with operands rounded to TF32 (10 bits of mantissa), sm_80 and later.
 // Defines    one of MATMUL, CONV2D, CONV2D_DGRAD, CONV2D_WGRAD; the tile BM BN BK TM TN; for the
 //            convolutions C H W K R S P Q, SH SW (stride), TOP LEFT (pad), DH DW (dilation), GROUPS.
 //            All indices fit in 32 bits: the launcher refuses larger arrays.
@@ -32,9 +33,13 @@
 #define TN 4
 #endif
 
+#ifndef TF32
+#define TF32 0
+#endif
+
 constexpr int THREADS = (BM / TM) * (BN / TN);
 constexpr int VM = TM < 4 ? TM : 4;       // rows of a thread that are neighbours
-constexpr int PAD = TM < 4 ? 1 : 4;       // staggers banks for operands that are contiguous in depth
+constexpr int PAD = TF32 ? 8 : TM < 4 ? 1 : 4;  // staggers the banks of a column of the tile
 constexpr int COL_THREADS = BN / TN;
 
 constexpr int OUTSIDE = -1;  // the offset of an element in the padding or past the end: a zero
@@ -74,18 +79,58 @@ __device__ __forceinline__ void stage(float (*tile)[EXTENT + PAD], const Operand
     }
 }
 
-// This thread's rows and columns of the tile: groups of neighbours, the groups far apart, so that
-// the 8 threads of a quarter-warp read 8 neighbouring float4.
-__device__ __forceinline__ int thread_row(int i) {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    int ty = warp / (COL_THREADS / 8) * 4 + lane / 8;
-    return i / VM * (BM / (TM / VM)) + ty * VM + i % VM;
+__device__ __forceinline__ unsigned to_tf32(float v) {
+    unsigned bits = 0;
+#if __CUDA_ARCH__ >= 800
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(v));
+#endif
+    return bits;
 }
 
-__device__ __forceinline__ int thread_col(int j) {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    int tx = warp % (COL_THREADS / 8) * 8 + lane % 8;
-    return j / 4 * (BN / (TN / 4)) + tx * 4 + j % 4;
+// c (16,8) += a (16,8) · b (8,8), by one warp.
+__device__ __forceinline__ void mma(float* c, unsigned a0, unsigned a1, unsigned a2, unsigned a3,
+                                    unsigned b0, unsigned b1) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+#endif
+}
+
+// Row and column in the tile of acc[i][j], for 4 neighbouring j from a multiple of 4.
+//
+// float32: a thread's groups lie far apart, so that 8 threads read 8 neighbouring float4.
+// TF32: a warp covers 4·TM × 8·TN outputs by mma tiles of 16 × 8; group (i, j) is one of them.
+__device__ __forceinline__ int thread_row(int i) {
+    int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 / (COL_THREADS / 8);
+    if (TF32) return warp_row * 4 * TM + i / 4 * 16 + lane / 4 + lane % 2 * 8;
+    return i / VM * (BM / (TM / VM)) + (warp_row * 4 + lane / 8) * VM + i % VM;
+}
+
+__device__ __forceinline__ int thread_col(int i, int j) {
+    int lane = threadIdx.x % 32, warp_col = threadIdx.x / 32 % (COL_THREADS / 8);
+    if (TF32) return (warp_col * TN + i % 4 * (TN / 4) + j / 4) * 8 + lane % 4 / 2 * 4;
+    return j / 4 * (BN / (TN / 4)) + (warp_col * 8 + lane % 8) * 4 + j % 4;
+}
+
+// acc += the product of two tiles, in float32: TM + TN reads of shared memory, as float4, for
+// TM · TN multiply-adds.
+__device__ __forceinline__ void multiply_tiles(float (&acc)[TM][TN], const float (*a)[BM + PAD],
+                                               const float (*b)[BN + PAD]) {
+#pragma unroll
+    for (int d = 0; d < BK; d++) {
+        float fa[TM], fb[TN];
+#pragma unroll
+        for (int i = 0; i < TM; i++) fa[i] = a[d][thread_row(i)];
+#pragma unroll
+        for (int j = 0; j < TN; j++) fb[j] = b[d][thread_col(0, j)];
+#pragma unroll
+        for (int i = 0; i < TM; i++)
+#pragma unroll
+            for (int j = 0; j < TN; j++) acc[i][j] += fa[i] * fb[j];
+    }
 }
 
 // This block's share of ⌈depth/BK⌉ steps: the splits are innermost in blockIdx.z.
@@ -97,6 +142,58 @@ struct Steps {
         end = min(begin + split_steps, (depth + BK - 1) / BK);
     }
 };
+
+// ---- Rung 6: the same product on tensor cores ---------------------------------------------------
+
+// acc += the product of two tiles, by mma m16n8k8. In its layout lane l holds, with g = l / 4 and
+// t = l % 4, a(g, t), a(g+8, t), a(g, t+4), a(g+8, t+4), b(t, g), b(t+4, g), and of the result
+// c(g, 2t), c(g, 2t+1), c(g+8, 2t), c(g+8, 2t+1): four neighbours in acc.
+__device__ __forceinline__ void multiply_tiles_tf32(float (&acc)[TM][TN],
+                                                    const float (*a)[BM + PAD],
+                                                    const float (*b)[BN + PAD]) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    int row = warp / (COL_THREADS / 8) * 4 * TM + g, col = warp % (COL_THREADS / 8) * 8 * TN + g;
+#pragma unroll
+    for (int d = 0; d < BK; d += 8) {
+#pragma unroll
+        for (int i = 0; i < TM; i += 4) {
+            unsigned a0 = to_tf32(a[d + t][row + i / 4 * 16]);
+            unsigned a1 = to_tf32(a[d + t][row + i / 4 * 16 + 8]);
+            unsigned a2 = to_tf32(a[d + t + 4][row + i / 4 * 16]);
+            unsigned a3 = to_tf32(a[d + t + 4][row + i / 4 * 16 + 8]);
+#pragma unroll
+            for (int n = 0; n < TN; n++) {
+                float* c = &acc[i + n / (TN / 4)][n % (TN / 4) * 4];
+                unsigned b0 = to_tf32(b[d + t][col + n * 8]);
+                unsigned b1 = to_tf32(b[d + t + 4][col + n * 8]);
+                mma(c, a0, a1, a2, a3, b0, b1);
+            }
+        }
+    }
+}
+
+// Even and odd lanes trade halves, so that each holds 4 neighbouring columns of one row, to be
+// stored as in float32: even lanes row g, odd ones row g + 8.
+__device__ __forceinline__ void gather_columns(float (&acc)[TM][TN]) {
+    bool odd = threadIdx.x % 2 == 1;
+#pragma unroll
+    for (int i = 0; i < TM; i++)
+#pragma unroll
+        for (int j = 0; j < TN; j += 4) {
+            float* c = &acc[i][j];
+            float first = __shfl_xor_sync(0xffffffff, odd ? c[0] : c[2], 1);
+            float second = __shfl_xor_sync(0xffffffff, odd ? c[1] : c[3], 1);
+            if (odd) {
+                c[0] = first;
+                c[1] = second;
+            } else {
+                c[2] = first;
+                c[3] = second;
+            }
+        }
+}
+
+// ---- The loop over the depth --------------------------------------------------------------------
 
 // acc[i][j] += Σ_d a(row0 + thread_row(i), d) · b(col0 + thread_col(j), d) over `steps` tiles of d.
 template <class A, class B>
@@ -116,19 +213,12 @@ __device__ __forceinline__ void multiply(float (&acc)[TM][TN], const A& a, const
             stage<BM>(tile_a[now ^ 1], a, row0, step + 1);
             stage<BN>(tile_b[now ^ 1], b, col0, step + 1);
         }
-#pragma unroll
-        for (int d = 0; d < BK; d++) {
-            float fa[TM], fb[TN];
-#pragma unroll
-            for (int i = 0; i < TM; i++) fa[i] = tile_a[now][d][thread_row(i)];
-#pragma unroll
-            for (int j = 0; j < TN; j++) fb[j] = tile_b[now][d][thread_col(j)];
-#pragma unroll
-            for (int i = 0; i < TM; i++)
-#pragma unroll
-                for (int j = 0; j < TN; j++) acc[i][j] += fa[i] * fb[j];
-        }
+        if (TF32)
+            multiply_tiles_tf32(acc, tile_a[now], tile_b[now]);
+        else
+            multiply_tiles(acc, tile_a[now], tile_b[now]);
     }
+    if (TF32) gather_columns(acc);
 }
 
 // Hands each row's groups of 4 neighbouring columns to out.store(row, column, four values).
@@ -139,7 +229,7 @@ __device__ __forceinline__ void store(const float (&acc)[TM][TN], const Out& out
 #pragma unroll
         for (int j = 0; j < TN; j += 4) {
             float4 v = make_float4(acc[i][j], acc[i][j + 1], acc[i][j + 2], acc[i][j + 3]);
-            out.store(blockIdx.y * BM + thread_row(i), blockIdx.x * BN + thread_col(j), v);
+            out.store(blockIdx.y * BM + thread_row(i), blockIdx.x * BN + thread_col(i, j), v);
         }
 }
 

@@ -69,7 +69,7 @@ def signatures() -> dict[str, Signature]:
 
 
 def checked(kernel: str, parameter: Parameter, arg: Any) -> Any:
-    """arg, cast if it is a scalar.
+    """arg, cast if it is a scalar. None passes for an array: a null pointer.
 
     Raises: TypeError, ValueError that name kernel and argument.
     """
@@ -83,6 +83,8 @@ def checked(kernel: str, parameter: Parameter, arg: Any) -> Any:
                 raise ValueError(f"{where} = {arg} is no {dtype}")
             return dtype.type(int(arg))
         return dtype.type(arg)
+    if arg is None:
+        return None
     if not isinstance(arg, xp_of(arg).ndarray):
         raise TypeError(f"{where} is an array, not {type(arg).__name__}")
     if arg.dtype != dtype:

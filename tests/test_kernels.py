@@ -1,0 +1,349 @@
+"""Every CUDA kernel of the contract, run on sim with all its checks, against reference.py in float64.
+
+The tolerance is a rule: an error is at most twice that of the reference in float32, plus a floor of
+a few roundings of the largest result.
+"""
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from minigan.array import Stream
+from minigan.kernels import cuda, plan, reference
+from minigan.kernels.plan import TILES, Plan
+
+EPS = np.finfo(np.float32).eps
+
+
+def values(seed, *shape):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+def assert_as_good_as(got, plain, exact, what="", floor=4):
+    """got is as near to exact as plain is, within the rule. Each may be a tuple."""
+    if isinstance(got, tuple):
+        for i, parts in enumerate(zip(got, plain, exact, strict=True)):
+            assert_as_good_as(*parts, f"{what} result {i}", floor)
+        return
+    assert got.dtype == np.float32 and got.shape == exact.shape, what
+    if not exact.size:
+        return
+    error, allowed = abs(got - exact).max(), 2 * abs(plain - exact).max()
+    allowed += floor * EPS * abs(exact).max() + 1e-37
+    assert error <= allowed, f"{what}: error {error:.3g} > {allowed:.3g}"
+
+
+def check(name, *args, floor=4):
+    """cuda.name(*args) against reference.name(*args)."""
+    exact = [a.astype(np.float64) if isinstance(a, np.ndarray) else a for a in args]
+    function = getattr(reference, name)
+    got = getattr(cuda, name)(*args)
+    assert_as_good_as(got, function(*args), function(*exact), name, floor)
+
+
+# ---- Convolutions -------------------------------------------------------------------------------
+
+
+@st.composite
+def convolutions(draw, max_batch=5, max_channels=9, max_size=11, groups=True):
+    """(x shape, w shape, stride, pad, dilation, groups)"""
+    two = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high))  # noqa: E731
+    group = draw(st.sampled_from([1, 1, 2, 3])) if groups else 1
+    channels = group * draw(st.integers(1, max_channels // group))
+    filters = group * draw(st.sampled_from([1, 2, 5, 17 // group, 70 // group]))
+    taps, stride = draw(two(1, 5)), draw(two(1, 4))
+    dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (3, 2)]))
+    pad = (draw(two(0, 5)), draw(two(0, 5)))
+    size = draw(two(1, max_size))
+    out = reference.conv_out_size(size, taps, stride, pad, dilation)
+    assume(min(out) >= 1)
+    x = (draw(st.integers(1, max_batch)), channels, *size)
+    return x, (filters, channels // group, *taps), stride, pad, dilation, group
+
+
+def check_convolution(case, seed, parts=("conv2d", "conv2d_dgrad", "conv2d_wgrad")):
+    shape_x, shape_w, stride, pad, dilation, groups = case
+    x, w = values(seed, *shape_x), values(seed + 1, *shape_w)
+    out = reference.conv_out_size(shape_x[2:], shape_w[2:], stride, pad, dilation)
+    g = values(seed + 2, shape_x[0], shape_w[0], *out)
+    rest = (stride, pad, dilation, groups)
+    if "conv2d" in parts:
+        check("conv2d", x, w, *rest)
+    if "conv2d_dgrad" in parts:
+        check("conv2d_dgrad", g, w, shape_x[2:], *rest)
+    if "conv2d_wgrad" in parts:
+        check("conv2d_wgrad", x, g, shape_w[2:], *rest)
+
+
+@given(convolutions(), st.integers(0, 99))
+@settings(max_examples=15)
+def test_convolutions_of_any_shape(case, seed):
+    check_convolution(case, seed)
+
+
+WIDE = ((3, 20, 9, 7), (70, 20, 3, 4), (2, 1), ((1, 2), (0, 1)), (1, 1), 1)
+
+
+def force(monkeypatch, tile, split=1):
+    """Have every product cut by `tile` into `split` splits of its depth."""
+
+    def choose(rows, columns, depth, batch=1):
+        steps = -(-depth // tile.bk)
+        return Plan(tile, rows, columns, depth, batch, -(-steps // split))
+
+    monkeypatch.setattr(plan, "choose", choose)
+    monkeypatch.setattr(cuda, "choose", choose)
+
+
+@pytest.mark.parametrize("tile", TILES, ids=lambda t: f"{t.bm}x{t.bn}")
+def test_convolutions_by_every_tile(tile, monkeypatch):
+    force(monkeypatch, tile)
+    monkeypatch.setattr(plan.Geometry, "prefers_col2im", lambda self, batch: False)
+    check_convolution(WIDE, 0)
+
+
+@pytest.mark.parametrize("split", [2, 3, 7])
+def test_splits_add_up(split, monkeypatch):
+    force(monkeypatch, TILES[2], split)
+    with cuda.launch_log() as log:
+        check_convolution(WIDE, 0)
+    assert sum(line.kernel == "reduce_slices" for line in log) == 3
+
+
+@given(convolutions(max_batch=2, max_channels=4), st.integers(0, 99))
+@settings(max_examples=12)
+def test_dgrad_by_col2im(case, seed):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan.Geometry, "prefers_col2im", lambda self, batch: True)
+        with cuda.launch_log() as log:
+            check_convolution(case, seed, ("conv2d_dgrad",))
+    assert log[-1].kernel == "col2im"
+
+
+@given(convolutions(max_batch=2, max_channels=4), st.integers(0, 99))
+@settings(max_examples=12)
+def test_dgrad_by_phases(case, seed):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan.Geometry, "prefers_col2im", lambda self, batch: False)
+        with cuda.launch_log() as log:
+            check_convolution(case, seed, ("conv2d_dgrad",))
+    assert "col2im" not in [line.kernel for line in log]
+
+
+def test_an_empty_batch():
+    x, w = values(0, 0, 3, 5, 5), values(0, 4, 3, 2, 2)
+    case = ((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+    assert cuda.conv2d(x, w, *case).shape == (0, 4, 4, 4)
+    assert not cuda.conv2d_wgrad(x, values(0, 0, 4, 4, 4), (2, 2), *case).any()
+
+
+def test_same_result_twice():
+    x, w = values(0, 8, 64, 6, 6), values(1, 8, 64, 3, 3)
+    case = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    assert np.array_equal(cuda.conv2d(x, w, *case), cuda.conv2d(x, w, *case))
+
+
+# ---- Matrix products ----------------------------------------------------------------------------
+
+
+@given(
+    st.tuples(*[st.integers(1, 90)] * 3), st.booleans(), st.booleans(), st.booleans(),
+    st.sampled_from(["linear", "leaky_relu"]), st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=20)
+def test_matmul(sizes, trans_a, trans_b, with_bias, act, seed):
+    m, n, k = sizes
+    a = values(seed, *((k, m) if trans_a else (m, k)))
+    b = values(seed + 1, *((n, k) if trans_b else (k, n)))
+    bias = values(seed + 2, n) if with_bias else None
+
+    def product(a, b, bias):
+        y = (a.T if trans_a else a) @ (b.T if trans_b else b)
+        return reference.bias_act(y, bias, act, 0.2)
+
+    exact = [None if x is None else x.astype(np.float64) for x in (a, b, bias)]
+    got = cuda.matmul(a, b, trans_a, trans_b, bias, act, 0.2)
+    # BLAS sums in eight parts and more, which halves its error
+    assert_as_good_as(got, product(a, b, bias), product(*exact), "matmul", floor=16)
+
+
+@pytest.mark.parametrize("split", [1, 4])
+@pytest.mark.parametrize("tile", TILES, ids=lambda t: f"{t.bm}x{t.bn}")
+def test_matmul_by_every_tile(tile, split, monkeypatch):
+    force(monkeypatch, tile, split)
+    a, b, bias = values(0, 133, 70), values(1, 70, 131), values(2, 131)
+    got = cuda.matmul(a, b, bias=bias, act="relu")
+    exact = np.maximum(a.astype(np.float64) @ b + bias, 0)
+    assert_as_good_as(got, np.maximum(a @ b + bias, 0), exact, "matmul", floor=16)
+
+
+def round_to_tf32(a):
+    """To 10 bits of mantissa, to nearest, ties away from zero."""
+    bits = a.view(np.uint32)
+    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+@pytest.mark.parametrize("tile", [t for t in TILES if t.tm >= 4], ids=lambda t: f"{t.bm}x{t.bn}")
+def test_tf32_rounds_the_operands_and_nothing_else(tile, monkeypatch):
+    force(monkeypatch, tile)
+    a, b = values(0, 133, 70), values(1, 70, 131)
+    with cuda.tf32():
+        got = cuda.matmul(a, b)
+    ra, rb = round_to_tf32(a), round_to_tf32(b)
+    assert_as_good_as(got, ra @ rb, ra.astype(np.float64) @ rb, "matmul", floor=16)
+    assert abs(got - a.astype(np.float64) @ b).max() > 20 * EPS * abs(got).max()
+
+
+def test_tf32_convolutions(monkeypatch):
+    shape_x, shape_w, *rest = WIDE
+    x, w = round_to_tf32(values(0, *shape_x)), round_to_tf32(values(1, *shape_w))
+    g = round_to_tf32(cuda.conv2d(x, w, *rest))
+    with cuda.tf32(), cuda.launch_log() as log:
+        check("conv2d", x, w, *rest)
+        check("conv2d_dgrad", g, w, shape_x[2:], *rest)
+        check("conv2d_wgrad", x, g, shape_w[2:], *rest)
+    assert any(("TF32", 1) in line.defines for line in log)
+
+
+# ---- Activations and batch norm -----------------------------------------------------------------
+
+shapes = st.one_of(
+    st.tuples(st.integers(1, 40), st.integers(1, 9)),
+    st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)),
+    st.just((5, 2, 31, 33)),  # more than one slice a channel
+)
+activations = st.sampled_from(list(reference.ACTIVATIONS))
+
+
+@given(shapes, activations, st.booleans(), st.integers(0, 99))
+@settings(max_examples=25)
+def test_bias_act(shape, act, with_bias, seed):
+    x, g = values(seed, *shape), values(seed + 1, *shape)
+    bias = values(seed + 2, shape[1]) if with_bias else None
+    check("bias_act", x, bias, act, 0.2)
+    y = reference.bias_act(x, bias, act, 0.2)
+    check("bias_act_backward", g, y, act, 0.2, floor=8)
+
+
+@given(shapes, activations, st.booleans(), st.booleans(), st.integers(0, 99))
+@settings(max_examples=25)
+def test_batch_norm(shape, act, with_weight, with_bias, seed):
+    assume(np.prod(shape) > 4 * shape[1])  # few values a channel: rstd is ill-conditioned
+    x, g = values(seed, *shape) * 3 + 2, values(seed + 1, *shape)
+    weight = values(seed + 2, shape[1]) if with_weight else None
+    bias = values(seed + 3, shape[1]) if with_bias else None
+    check("batch_norm", x, weight, bias, 1e-5, act, 0.2, floor=16)
+    y, mean, rstd = reference.batch_norm(x, weight, bias, 1e-5, act, 0.2)
+    check("batch_norm_backward", g, x, y, weight, mean, rstd, act, 0.2, floor=16)
+
+
+def test_batch_norm_far_from_zero():
+    """The variance is not lost in the square of the mean."""
+    x = values(0, 5, 2, 31, 33) + 1000
+    check("batch_norm", x, None, None, 1e-5, "linear", 0.0)
+
+
+# ---- Adam and random numbers --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step, weight_decay", [(1, 0.0), (7, 0.0), (1000, 0.1)])
+@pytest.mark.parametrize("n", [1, 255, 256, 700])
+def test_adam(n, step, weight_decay):
+    p, g, m = (values(i, n) for i in range(3))
+    v = values(3, n) ** 2
+    hyper = (2e-3, 0.5, 0.999, 1e-8, weight_decay, step)
+
+    def after(function, dtype):
+        state = [a.astype(dtype) for a in (p, m, v)]
+        function(state[0], g.astype(dtype), *state[1:], *hyper)
+        return tuple(state)
+
+    got = after(cuda.adam, np.float32)
+    plain, exact = after(reference.adam, np.float32), after(reference.adam, np.float64)
+    assert_as_good_as(got, plain, exact, "adam")
+
+
+def key_of(seed, name):
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return seed, int.from_bytes(digest, "little")
+
+
+@pytest.mark.parametrize("n", [1, 8, 13, 2049])
+@pytest.mark.parametrize("seed, step", [(0, 0), (2**64 - 1, 5)])
+def test_philox_uniform_is_the_streams_bit_by_bit(n, seed, step):
+    got = np.empty(n, np.float32)
+    cuda.philox_uniform(got, key_of(seed, "latents"), step, low=-1.5, high=0.3)
+    assert np.array_equal(got, Stream(seed, "latents", step).uniform(n, -1.5, 0.3))
+
+
+def test_philox_continues_where_a_stream_stopped():
+    stream = Stream(3, "latents")
+    stream.uniform(16)
+    got = np.empty(100, np.float32)
+    cuda.philox_uniform(got, key_of(3, "latents"), first_block=3)
+    assert np.array_equal(got, stream.uniform(100))
+
+
+def test_philox_normal_is_the_streams_within_a_few_ulps():
+    got = np.empty(20001, np.float32)
+    cuda.philox_normal(got, key_of(1, "z"))
+    expected = Stream(1, "z").normal(20001)
+    assert (abs(got - expected) <= 6 * np.spacing(abs(expected))).all()
+
+
+# ---- What the launcher refuses ------------------------------------------------------------------
+
+
+def adam_args(**changes):
+    args = {name: np.zeros(4, np.float32) for name in "pgmv"}
+    return list((args | {"hyper": np.zeros(6, np.float32), "n": 4} | changes).values())
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"g": np.zeros(4)}, "adam: argument g has dtype float64, not float32"),
+        ({"m": np.zeros((4, 2), np.float32)[:, 0]}, "adam: argument m is not C-contiguous"),
+        ({"v": 3.0}, "adam: argument v is an array, not float"),
+        ({"n": -1}, "adam: argument n = -1 is no uint32"),
+        ({"n": 1.5}, "adam: argument n = 1.5 is no uint32"),
+        ({"n": np.zeros(2)}, "adam: argument n is a scalar"),
+    ],
+)
+def test_launch_names_kernel_and_argument(changes, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        cuda.launch(cuda.Kernel("adam"), (1,), (256,), adam_args(**changes))
+
+
+def test_launch_counts_arguments():
+    with pytest.raises(TypeError, match=r"adam: 2 arguments for the parameters \(p, g, m, v"):
+        cuda.launch(cuda.Kernel("adam"), (1,), (256,), adam_args()[:2])
+
+
+def test_launch_of_an_unknown_kernel():
+    with pytest.raises(ValueError, match="no kernel 'adamant'"):
+        cuda.launch(cuda.Kernel("adamant"), (1,), (256,), [])
+
+
+def test_launch_of_no_blocks_does_nothing():
+    with cuda.launch_log() as log:
+        cuda.launch(cuda.Kernel("adam"), (0,), (256,), adam_args())
+    assert log == []
+
+
+def test_launch_log():
+    with cuda.launch_log() as log:
+        cuda.launch(cuda.Kernel("adam"), (2,), (256,), adam_args())
+    assert [(line.kernel, line.grid, line.block) for line in log] == [
+        ("adam", (2, 1, 1), (256, 1, 1))
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+def test_other_dtypes_are_refused_in_words(dtype):
+    x, w = np.zeros((1, 1, 3, 3), dtype), np.zeros((1, 1, 2, 2), np.float32)
+    with pytest.raises(TypeError, match=r"conv2d: x is \w+64, but .* float32 alone"):
+        cuda.conv2d(x, w, (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
