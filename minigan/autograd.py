@@ -296,7 +296,7 @@ class Primitive:
         return self.forward(*arrays, **attrs), None
 
     def pull(self, node: Node, g: Any, wanted: list[int], create_graph: bool) -> list[Any]:
-        """The gradients by the arguments at the positions `wanted`, from g = dL/dy."""
+        """The gradients by the arguments at `wanted`, from g = dL/dy; None stands for zeros."""
         return [self._apply(node, i, g, create_graph) for i in wanted]
 
     def _bind(self, args: Any, attrs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -399,7 +399,7 @@ class Fused(Primitive):
             y = self.forward(*inputs, **node.attrs)
         targets = [inputs[i].node for i in wanted]
         table = _backpropagate(y, targets, g, create_graph)
-        return [table[t] for t in targets]
+        return [table.get(t) for t in targets]
 
 
 def primitive(forward: Callable[..., Array]) -> Primitive:
@@ -520,11 +520,13 @@ def _backpropagate(
         for node in reversed(by_order):
             if node not in path or node.op is None:
                 continue
-            g = table[node] if node in wanted else table.pop(node)
+            g = table.get(node) if node in wanted else table.pop(node, None)
             into = [i for i, p in enumerate(node.parents) if p in path]
-            if not into:
+            if g is None or not into:
                 continue
             for i, gx in zip(into, node.op.pull(node, g, into, create_graph), strict=True):
+                if gx is None:
+                    continue
                 gx = sum_to(gx, node.shapes[i])
                 if gx.dtype != node.dtypes[i]:
                     gx = gx.astype(node.dtypes[i])
