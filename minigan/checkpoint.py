@@ -43,7 +43,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint`, whole or not at all.   Raises: OSError."""
     crcs = {name: _crc(a) for name, a in checkpoint.tensors.items()}
     metadata = {"minigan": json.dumps(checkpoint.state), "crc32": json.dumps(crcs)}
-    tensors = {name: np.ascontiguousarray(a) for name, a in checkpoint.tensors.items()}
+    tensors = {name: np.asarray(a, order="C") for name, a in checkpoint.tensors.items()}
     write_atomic(path, to_bytes(tensors, metadata))
 
 
@@ -74,10 +74,16 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.safetensors"
 
 
+def step_of(path: Path) -> int:
+    """The step in a checkpoint's name, or -1 if it has another one."""
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match else -1
+
+
 def all_in(folder: Path) -> list[Path]:
     """The checkpoint files of a folder, the newest first."""
-    found = ((_NAME.fullmatch(p.name), p) for p in folder.glob("step-*.safetensors"))
-    return [p for _, p in sorted(((int(m[1]), p) for m, p in found if m), reverse=True)]
+    found = [p for p in folder.glob("step-*.safetensors") if step_of(p) >= 0]
+    return sorted(found, key=step_of, reverse=True)
 
 
 def candidates(folder: Path) -> Iterator[tuple[Path, Checkpoint | CheckpointError]]:

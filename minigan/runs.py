@@ -25,7 +25,7 @@ from PIL import Image
 from minigan import checkpoint
 from minigan.checkpoint import Checkpoint
 from minigan.data import grid, save_gif, save_png
-from minigan.files import write_atomic
+from minigan.files import naming, write_atomic
 from minigan.recipes import Recipe, RecipeError
 
 _NUMBERED = re.compile(r"(\d+)-.+")
@@ -146,7 +146,7 @@ class RunFolder:
 
     def append_log(self, record: dict[str, Any]) -> None:
         """One more line of log.jsonl, flushed."""
-        with self.log_path.open("a", encoding="utf-8") as file:
+        with naming(self.log_path), self.log_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def log(self) -> list[dict[str, Any]]:
@@ -165,13 +165,20 @@ class RunFolder:
                 yield record
 
     def rewind(self, step: int) -> None:
-        """Forget what was logged and drawn after `step`: training goes on from there."""
+        """Forget what was logged and drawn after `step`: training goes on from there.
+
+        Checkpoints of later steps, which are damaged, are renamed to *.damaged, or they would pass
+        for the newest and good ones would be deleted in their place.
+        """
         if self.log_path.exists():
             kept = [r for r in self._records() if r["step"] <= step]
             write_atomic(self.log_path, "".join(json.dumps(r) + "\n" for r in kept).encode())
         for path in self.samples.glob("*.png"):
             if path.stem.isdigit() and int(path.stem) > step:
                 path.unlink()
+        for path in checkpoint.all_in(self.checkpoints):
+            if checkpoint.step_of(path) > step:
+                path.replace(path.with_name(f"{path.name}.damaged"))
 
     # ------------------------------------------------------------------------------------- pictures
 

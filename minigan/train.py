@@ -8,6 +8,7 @@ however rudely, goes on from its newest checkpoint and computes what it would ha
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,7 @@ from minigan.runs import RunError, RunFolder
 
 GRID = 100  # samples in a grid
 _SAMPLE_BATCH = 128  # samples are made in batches of this size, however many are asked for
+_GUESTS = 16  # latents of a caller's own in such a batch
 _MOST_SKIPS = 100  # steps in a row that --on-nan skip leaves out before it gives up
 _MOST_ROLLBACKS = 5
 
@@ -64,11 +66,22 @@ class Sampler:
 
     Latents come in batches of 128, and whole batches are generated, however many samples are
     asked for: nets whose batch norm uses batch statistics then give the same i-th sample too.
+
+    Raises: DeviceError.
     """
 
     def __init__(self, recipe: Recipe, generator: Module, device: str) -> None:
-        self.recipe, self.generator, self.device = recipe, generator, device
+        self.recipe, self.generator, self.device = recipe, generator, _use(device)
         self.classes = FAMILIES[recipe.net].classes
+
+    @staticmethod
+    def of(checkpoint: Checkpoint, device: str = "cpu") -> Sampler:
+        """The sampler of a training as it was saved.   Raises: RunError, RecipeError."""
+        recipe = _recipe_of(checkpoint)
+        generator, _ = FAMILIES[recipe.net].build(recipe.latent_dim, recipe.init)
+        part = "average" if recipe.ema else "generator"
+        _load_part(generator, part, checkpoint)
+        return Sampler(recipe, generator.to(device), device)
 
     def latents(self, count: int, seed: int) -> np.ndarray:
         """float32 (count, latent_dim), in whole batches drawn and then cut."""
@@ -79,25 +92,49 @@ class Sampler:
         ]
         return np.concatenate(drawn)[:count]
 
-    def images(self, z: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-        """uint8 (N,C,H,W) of latents z (N,latent_dim), and labels (N,) where the net takes them."""
-        if self.classes and labels is None:
-            labels = np.arange(len(z)) % self.classes
-        game = Game(self.generator, self.generator)
+    def samples(self, count: int, seed: int, label: int | None = None) -> np.ndarray:
+        """uint8 (count,C,H,W).   label: of all; None gives sample i the class i mod classes."""
+        whole = -(-count // _SAMPLE_BATCH) * _SAMPLE_BATCH
+        z, labels = self.latents(whole, seed), self._labels(whole, label)
+        batches = [slice(i, i + _SAMPLE_BATCH) for i in range(0, whole, _SAMPLE_BATCH)]
+        return np.concatenate([self._generate(z, labels, batch) for batch in batches])[:count]
+
+    def images(self, z: np.ndarray, label: int | None = None) -> np.ndarray:
+        """uint8 (N,C,H,W) of latents z (N,latent_dim), say of a path between two.   label: of all.
+
+        Each is made among usual samples, 16 in a batch, so that batch statistics are the usual.
+        """
+        labels = self._labels(_SAMPLE_BATCH, label)
         made = []
-        for i in range(0, len(z), _SAMPLE_BATCH):
-            chunk = z[i : i + _SAMPLE_BATCH]
-            fill = np.resize(np.arange(len(chunk)), _SAMPLE_BATCH)  # a short batch is repeated
-            of = labels[i : i + _SAMPLE_BATCH][fill] if labels is not None else None
-            x = game.generate(to_device(chunk[fill], self.device), of)
-            made.append(to_uint8(to_numpy(x))[: len(chunk)])
+        for guests in (z[i : i + _GUESTS] for i in range(0, len(z), _GUESTS)):
+            batch = self.latents(_SAMPLE_BATCH, seed=0)
+            batch[: len(guests)] = guests
+            made.append(self._generate(batch, labels, slice(None))[: len(guests)])
         return np.concatenate(made)
+
+    def _labels(self, count: int, label: int | None) -> np.ndarray | None:
+        if not self.classes:
+            return None
+        return np.arange(count) % self.classes if label is None else np.full(count, label)
+
+    def _generate(self, z: np.ndarray, labels: np.ndarray | None, of: slice) -> np.ndarray:
+        game = Game(self.generator, self.generator)
+        x = game.generate(to_device(z[of], self.device), None if labels is None else labels[of])
+        return to_uint8(to_numpy(x))
 
 
 def draw_latents(recipe: Recipe, stream: Stream, n: int) -> np.ndarray:
     """float32 (n, latent_dim), of the recipe's distribution."""
     shape = (n, recipe.latent_dim)
     return stream.normal(shape) if recipe.latent == "normal" else stream.uniform(shape, -1.0, 1.0)
+
+
+def _use(device: str) -> str:
+    """`device`, ready to compute.   Raises: DeviceError."""
+    check_device(device)
+    if device != "cuda":
+        kernels.set_host(device)
+    return device
 
 
 class Trainer:
@@ -108,9 +145,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, dataset: Dataset, device: str = "cpu") -> None:
         family = FAMILIES[recipe.net]
-        self.recipe, self.device, self.classes = recipe, check_device(device), family.classes
-        if device != "cuda":
-            kernels.set_host(device)
+        self.recipe, self.device, self.classes = recipe, _use(device), family.classes
         if dataset.shape != family.image:
             raise DataError(
                 f"{dataset.name}: its images are {_size(dataset.shape)}, but {recipe.net} takes "
@@ -122,6 +157,7 @@ class Trainer:
                 f"set has {dataset.classes or 'none'}"
             )
         self.dataset = dataset
+        self.data_crc32 = zlib.crc32(np.ascontiguousarray(dataset.images).data)
         self.batches = Batches(dataset, recipe.batch, recipe.seed)
         self.batches_g = Batches(dataset, recipe.batch, recipe.seed, "data for the generator")
         manual_seed(recipe.seed)
@@ -140,6 +176,7 @@ class Trainer:
         self.optimizer_d = make_optimizer(recipe, discriminator, recipe.lr_d)
         self.step = 0  # steps taken
         self.rollbacks = 0
+        self.skipped = False  # whether the last step left an update out
         self.sums: dict[str, float] = {}  # of the metrics since the last log line
         self.counted = 0
 
@@ -161,6 +198,7 @@ class Trainer:
                 optim.clip_weights(self.discriminator.parameters(), r.clip_weights)
         turn = self._play("generator", self._generator_turn, on_nan)
         metrics |= turn.metrics
+        self.skipped = any(name.startswith("skipped") for name in metrics)
         self.step += 1
         if self.average:
             self.average.update(self.generator, self.step)
@@ -255,6 +293,7 @@ class Trainer:
         state = {
             "format": 1,
             "recipe": self.recipe.to_dict(),
+            "data_crc32": self.data_crc32,
             "step": self.step,
             "rollbacks": self.rollbacks,
             "sums": self.sums,
@@ -265,22 +304,34 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from `checkpoint`.   Raises: RunError if it is of another recipe or format."""
         state = checkpoint.state
-        if state.get("format") != 1:
-            raise RunError(f"the checkpoint has format {state.get('format')}, not 1")
-        if (its := state["recipe"].get("net")) != self.recipe.net:
+        if (its := _recipe_of(checkpoint).net) != self.recipe.net:
             raise RunError(f"the checkpoint is of {its}, not of {self.recipe.net}")
+        if state["data_crc32"] != self.data_crc32:
+            raise RunError(
+                f"{self.dataset.name} is not the data that the checkpoint was trained on: "
+                "give the same --data to resume"
+            )
         for part, owner in self._parts().items():
-            values = {
-                name.removeprefix(f"{part}."): value
-                for name, value in checkpoint.tensors.items()
-                if name.startswith(f"{part}.")
-            }
-            try:
-                owner.load_state_dict(values)
-            except ValueError as error:
-                raise RunError(f"the checkpoint does not fit the recipe: {part}: {error}") from None
+            _load_part(owner, part, checkpoint)
         self.step, self.rollbacks = state["step"], state["rollbacks"]
         self.sums, self.counted = dict(state["sums"]), state["counted"]
+
+
+def _recipe_of(checkpoint: Checkpoint) -> Recipe:
+    if (its := checkpoint.state.get("format")) != 1:
+        raise RunError(f"the checkpoint has format {its}, not 1: it is of another version")
+    return Recipe.from_dict(checkpoint.state["recipe"])
+
+
+def _load_part(owner: Any, part: str, checkpoint: Checkpoint) -> None:
+    """Give a network or optimizer what a checkpoint has saved of it.   Raises: RunError."""
+    prefix = f"{part}."
+    values = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items()
+              if k.startswith(prefix)}  # fmt: skip
+    try:
+        owner.load_state_dict(values)
+    except ValueError as error:
+        raise RunError(f"the checkpoint does not fit the recipe: {part}: {error}") from None
 
 
 def _size(shape: tuple[int, int, int]) -> str:
@@ -359,7 +410,7 @@ def fit(
             clock, clocked = time.perf_counter(), trainer.step
             continue
         step = trainer.step
-        skips = skips + 1 if any(k.startswith("skipped") for k in trainer.sums) else 0
+        skips = skips + 1 if trainer.skipped else 0
         if skips >= _MOST_SKIPS:
             raise NonFinite(step, "generator or discriminator", None)
         reporter.step(trainer)
@@ -381,7 +432,7 @@ def fit(
 
 def _draw(trainer: Trainer, run: RunFolder) -> None:
     sampler = trainer.sampler()
-    run.save_samples(trainer.step, sampler.images(sampler.latents(GRID, trainer.recipe.seed)))
+    run.save_samples(trainer.step, sampler.samples(GRID, trainer.recipe.seed))
 
 
 def _save(trainer: Trainer, run: RunFolder) -> None:

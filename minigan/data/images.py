@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import math
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from minigan.files import write_atomic
 
 
 def grid(images: np.ndarray, columns: int | None = None, pad: int = 2, fill: int = 0) -> np.ndarray:
@@ -51,16 +51,6 @@ def _picture(image: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(image))
 
 
-def _write_atomic(path: Path, content: bytes) -> None:
-    """Write beside, then rename: a reader sees the old file or the new one, never a half."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def save_png(image: np.ndarray, path: str | Path) -> None:
     """Write uint8 (H,W), (H,W,1) or (H,W,3) as a PNG, whole or not at all.
 
@@ -68,7 +58,7 @@ def save_png(image: np.ndarray, path: str | Path) -> None:
     """
     content = io.BytesIO()
     _picture(image).save(content, "PNG", optimize=True)
-    _write_atomic(Path(path), content.getvalue())
+    write_atomic(Path(path), content.getvalue())
 
 
 def save_gif(
@@ -93,4 +83,4 @@ def save_gif(
         duration=[frame_ms] * len(rest) + [last_ms],
         loop=0,
     )
-    _write_atomic(Path(path), content.getvalue())
+    write_atomic(Path(path), content.getvalue())

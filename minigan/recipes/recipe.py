@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,8 +86,8 @@ class Recipe:
                     f"{f.name} must be one of {', '.join(limits['choices'])}, not {value!r}"
                     f"{_meant(str(value), list(limits['choices']))}"
                 )
-            if not isinstance(value, str) and not value == value:
-                raise RecipeError(f"{f.name} must be a number, not {value}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise RecipeError(f"{f.name} must be a finite number, not {value}")
             if limits["low"] is not None and value < limits["low"]:
                 raise RecipeError(f"{f.name} must be at least {limits['low']}, not {value}")
             if limits["high"] is not None and value > limits["high"]:
