@@ -42,7 +42,7 @@ def _crc(a: np.ndarray) -> int:
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint`, whole or not at all.   Raises: OSError."""
     crcs = {name: _crc(a) for name, a in checkpoint.tensors.items()}
-    metadata = {"minigan": json.dumps(checkpoint.state), "crc32": json.dumps(crcs)}
+    metadata = {"minigan": json.dumps({"state": checkpoint.state, "crc32": crcs})}
     tensors = {name: np.asarray(a, order="C") for name, a in checkpoint.tensors.items()}
     write_atomic(path, to_bytes(tensors, metadata))
 
@@ -58,8 +58,9 @@ def load(path: Path) -> Checkpoint:
     except (SafetensorError, ValueError, OSError) as error:
         raise CheckpointError(f"{path} is damaged, or no checkpoint: {error}") from None
     try:
-        state, crcs = json.loads(metadata["minigan"]), json.loads(metadata["crc32"])
-    except (KeyError, json.JSONDecodeError):
+        header = json.loads(metadata["minigan"])
+        state, crcs = header["state"], header["crc32"]
+    except (KeyError, TypeError, json.JSONDecodeError):
         raise CheckpointError(f"{path} is a safetensors file, but no minigan checkpoint") from None
     for name, a in tensors.items():
         if crcs.get(name) != _crc(a):

@@ -1,0 +1,61 @@
+"""The published nets: their parameter counts and shapes are facts of the sources."""
+
+import numpy as np
+import pytest
+
+import minigan as mg
+from minigan.models import FAMILIES
+
+PARAMETERS = {
+    "mnist-gan": (114_064, 100_609),
+    "mnist-dcgan": (346_977, 36_513),
+    "mnist-cgan": (115_344, 101_889),
+}
+
+
+def build(name, init="pytorch"):
+    mg.manual_seed(0)
+    return FAMILIES[name].build(100, init)
+
+
+def test_every_family_is_counted_here():
+    assert PARAMETERS.keys() == FAMILIES.keys()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_parameter_counts(name):
+    generator, discriminator = build(name)
+    assert (generator.parameter_count(), discriminator.parameter_count()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("init", ["pytorch", "ocaml-torch", "dcgan"])
+def test_shapes_and_range(name, init):
+    generator, discriminator = build(name, init)
+    z = mg.Tensor(np.random.default_rng(0).normal(size=(5, 100)).astype(np.float32))
+    labels = [np.array([0, 3, 9, 9, 1])] if FAMILIES[name].classes else []
+    x = generator(z, *labels)
+    assert x.shape == (5, *FAMILIES[name].image)
+    assert np.abs(x.data).max() <= 1
+    assert discriminator(x, *labels).shape == (5,)
+
+
+def test_dcgan_grows_and_shrinks_as_published():
+    generator, discriminator = build("mnist-dcgan")
+    generator.trace_shapes((100,))
+    discriminator.trace_shapes((1, 28, 28))
+    assert [generator[i].output_shape for i in (1, 4, 7)] == [(64, 7, 7), (32, 14, 14), (1, 28, 28)]
+    assert [discriminator[i].output_shape for i in (0, 2, 5)] == [
+        (32, 14, 14),
+        (64, 7, 7),
+        (1, 1, 1),
+    ]
+
+
+def test_the_label_matters_to_both_conditional_nets():
+    generator, discriminator = build("mnist-cgan")
+    z = mg.Tensor(np.zeros((2, 100), np.float32))
+    x = generator(z, np.array([3, 8]))
+    assert not np.array_equal(x.data[0], x.data[1])
+    logits = discriminator(mg.Tensor(np.zeros((2, 1, 28, 28), np.float32)), np.array([3, 8]))
+    assert logits.data[0] != logits.data[1]
