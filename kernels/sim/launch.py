@@ -15,8 +15,9 @@ import numpy as np
 from . import access, nvrtc, parser, warp
 from .checks import Checks
 from .denormals import flush_denormals
-from .machine import Launch, Machine, Program
+from .machine import Launch, Machine
 from .memory import GlobalMemory, Unwritten
+from .program import Program
 
 POINTEES = {
     "float": "float32", "float2": "float32", "float3": "float32", "float4": "float32",

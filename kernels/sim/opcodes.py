@@ -80,7 +80,8 @@ def to_f32(x: Value, mode: str = "rn", rest: Value = 0.0) -> Value:
     error = (x - y.astype(F64)) + rest  # > 0: y is too small
     down = np.where(error < 0, np.nextafter(y, F32.type(-np.inf)), y)
     up = np.where(error > 0, np.nextafter(y, F32.type(np.inf)), y)
-    return down if mode == "rm" else up if mode == "rp" else np.where(x > 0, down, up)
+    y = down if mode == "rm" else up if mode == "rp" else np.where(x > 0, down, up)
+    return y * F32.type(1)  # flushes the denormal next to 0
 
 
 def two_sum(a: Value, b: Value) -> tuple[Value, Value]:

@@ -91,9 +91,8 @@ class Op:
     file: int
     line: int
     text: str
-    dtype: Any = None  # what follows is bound by machine.py
+    dtype: Any = None  # this and inputs are bound by program.py
     inputs: tuple[Any, ...] = ()
-    run: Any = None
 
     @property
     def types(self) -> list[str]:
@@ -291,6 +290,7 @@ class _Emitter:
         ]
         self.calls: list[str] = []
         self.inlined = 0
+        self.last_label = ""
 
         offset = 0
         names: dict[str, Any] = {}
@@ -332,8 +332,11 @@ class _Emitter:
         self.calls.append(function.name)
         outer, self.scopes = self.scopes, [self.scopes[0], names, {}]
         end = f"{prefix}$end"
-        for text in function.body:
-            self._statement(text, prefix, end)
+        for place, text in enumerate(function.body):
+            if text == "{":
+                self.scopes.append(self._labels_within(function.body, place, prefix))
+            else:
+                self._statement(text, prefix, end)
         self.kernel.labels[end] = len(self.kernel.ops)
         if function.entry:
             self._append(Op(0, "exit", (), (), (), None, *self.loc, "ret;"))
@@ -341,30 +344,35 @@ class _Emitter:
         self.calls.pop()
 
     def _statement(self, text: str, prefix: str, end: str) -> None:
-        if text == "{":
-            self.scopes.append({})
-        elif text == "}":
+        if text == "}":
             self.scopes.pop()
         elif text.endswith(":"):
-            self.scopes[-1].setdefault(text[:-1], Label(self._fresh_label(text[:-1], prefix)))
-            self.kernel.labels[self._label(text[:-1], prefix)] = len(self.kernel.ops)
+            self.last_label = self._label(text[:-1], prefix)
+            self.kernel.labels[self.last_label] = len(self.kernel.ops)
         elif match := re.match(r"\.loc\s+(\d+)\s+(\d+)", text):
             if int(match[2]):  # line 0: the compiler's own; it belongs to the line before
                 self.loc = (int(match[1]), int(match[2]))
         elif match := re.match(r"\.reg\s+\.(\w+)\s+(.*)", text):
             self._declare_registers(match[1], match[2])
-        elif match := re.search(r"([\w$]+)\s*:?\s*\.branchtargets\s+(.*)", text):
-            table = [self._label(name, prefix) for name in _split(match[2])]
-            self.kernel.tables[prefix + match[1]] = table
+        elif text.startswith(".branchtargets"):
+            names = _split(text.removeprefix(".branchtargets"))
+            self.kernel.tables[self.last_label] = [self._label(name, prefix) for name in names]
         elif symbol := _variable(text):
             self.scopes[-1][symbol.name] = symbol
         elif text and not text.startswith("."):
             self._instruction(text, prefix, end)
 
-    def _fresh_label(self, name: str, prefix: str) -> str:
-        """A label of an inner scope (inline PTX) may be defined many times."""
-        full = prefix + name
-        return full if full not in self.kernel.labels else f"{full}${len(self.kernel.ops)}"
+    def _labels_within(self, body: list[str], start: int, prefix: str) -> dict[str, Any]:
+        """The labels of an inner scope, such as inline PTX that stands in a loop, made unique."""
+        labels: dict[str, Any] = {}
+        depth = 0
+        for text in body[start:]:
+            depth += (text == "{") - (text == "}")
+            if depth == 0:
+                break
+            if depth == 1 and text.endswith(":"):
+                labels[text[:-1]] = Label(f"{prefix}{text[:-1]}#{len(self.kernel.ops)}")
+        return labels
 
     def _label(self, name: str, prefix: str) -> str:
         for scope in reversed(self.scopes[2:]):
@@ -401,11 +409,11 @@ class _Emitter:
             operands = [Label(self._label(rest.strip(), prefix))]
         if name == "brx":
             index, table = _split(rest)
-            operands = [self._operand(index), Label(prefix + table)]
+            operands = [self._operand(index), Label(self._label(table, prefix))]
         if name == "ret" and len(self.calls) > 1:
             name, mods, operands = "bra", ["uni"], [Label(end)]
         dests: tuple[Operand, ...] = ()
-        if name not in NO_RESULT and operands:
+        if (name not in NO_RESULT or "red" in mods) and operands:
             first = operands.pop(0)
             dests = first if isinstance(first, tuple) and type(first) is tuple else (first,)
         guarding = (self._find(guard), bool(negated)) if guard else None

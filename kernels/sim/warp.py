@@ -141,7 +141,7 @@ def mma(machine: Machine, op: Op, active: Value) -> None:
     tf32 operands: the low 13 bits are ignored. Products are exact, their sum is rounded once.
     """
     kind = op.types[1]
-    shape = op.mods[1]
+    shape = next(mod for mod in op.mods if mod.startswith("m16"))
     known = {("m16n8k4", "tf32"), ("m16n8k8", "tf32"), ("m16n8k8", "f16"), ("m16n8k16", "f16"),
              ("m16n8k8", "bf16"), ("m16n8k16", "bf16")}  # fmt: skip
     if (shape, kind) not in known or op.types[0] != "f32":
