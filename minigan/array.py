@@ -162,3 +162,21 @@ def from_dlpack(x: Any) -> Array:
 
         return cupy.from_dlpack(x)
     return np.from_dlpack(x)
+
+
+def gpus() -> list[str]:
+    """A line for each GPU that CuPy sees.   Raises: DeviceError as check_device("cuda")."""
+    check_device("cuda")
+    import cupy
+
+    runtime = cupy.cuda.runtime
+    driver = runtime.driverGetVersion()
+    lines = []
+    for i in range(runtime.getDeviceCount()):
+        p = runtime.getDeviceProperties(i)
+        lines.append(
+            f"{p['name'].decode()}, compute capability {p['major']}.{p['minor']}, "
+            f"{p['totalGlobalMem'] / 2**30:.0f} GiB, driver for CUDA {driver // 1000}."
+            f"{driver % 1000 // 10}"
+        )
+    return lines

@@ -1,0 +1,299 @@
+"""minigan train"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from minigan.data import Dataset
+    from minigan.recipes import Recipe
+    from minigan.runs import RunFolder
+    from minigan.train import Trainer
+
+_SKIPPED_SHOWN = 5
+
+
+@click.command(short_help="Train a recipe, or go on with a run.")
+@click.argument("recipe", required=False)
+@click.option("--preset", help="Hyper-parameters: default, or ocaml-torch for the source's own.")
+@click.option("--steps", metavar="N", help="How long to train.")
+@click.option("--batch", metavar="N", help="Images a batch.")
+@click.option(
+    "--data",
+    metavar="NAME|PATH",
+    help="mnist-10k (embedded), mnist, fashion-mnist; "
+    "or IDX files, an .npz, a folder or .zip of images.",
+)
+@click.option("--seed", metavar="N", help="Of all random numbers: one seed, one result.")
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Any field of the recipe, as minigan recipes RECIPE lists them; repeatable.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda", "sim"]),
+    help="cpu (default), cuda: an NVIDIA GPU, sim: the CUDA kernels, interpreted.",
+)
+@click.option("--out", metavar="FOLDER", help="New run folder; default runs/NNNN-RECIPE.")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="latest",
+    metavar="[RUN]",
+    help="Go on with a run folder, a checkpoint in it, or the newest run of RECIPE.",
+)
+@click.option(
+    "--on-nan",
+    type=click.Choice(["stop", "skip", "rollback"]),
+    default="stop",
+    show_default=True,
+    help="A NaN or infinity: stop, skip the update, or go back to "
+    "the newest checkpoint and on with other random numbers.",
+)
+@click.option("--dry-run", is_flag=True, help="Print nets, memory, time and plan; write nothing.")
+def train(
+    recipe: str | None,
+    preset: str | None,
+    steps: str | None,
+    batch: str | None,
+    data: str | None,
+    seed: str | None,
+    sets: tuple[str, ...],
+    device: str | None,
+    out: str | None,
+    resume: str | None,
+    on_nan: str,
+    dry_run: bool,
+) -> None:
+    """Train RECIPE; minigan recipes lists them.
+
+    \b
+    minigan train mnist-dcgan
+    minigan train mnist-cgan --data mnist --steps 20000 --set lr_g=1e-4
+    minigan train mnist-dcgan --resume                  the newest run goes on
+    minigan train mnist-dcgan --resume --steps 5000     further than was planned
+
+    Everything goes into a run folder: config.json, log.jsonl, grids of samples, progress.gif,
+    checkpoints. Ctrl-C finishes the step, saves, and says how to go on.
+
+    While it trains: D(x) and D(G(z)) are how real the discriminator finds real and made images, 0
+    to 1; both near 0.5 means that it cannot tell them apart. "D right" is how often it can.
+
+    Exit codes: 0 done, 1 NaN or infinity, 2 bad input or a full disk, 130 stopped by Ctrl-C.
+    """
+    from minigan.cli.resume import LATEST, copy_history, resumed
+    from minigan.recipes import RECIPES, find
+    from minigan.runs import RunFolder
+    from minigan.train import Trainer
+
+    settings = _settings(sets, steps=steps, batch=batch, data=data, seed=seed)
+    if recipe is None and resume in RECIPES:  # `--resume mnist-dcgan` takes the recipe as its value
+        recipe, resume = resume, LATEST
+    if recipe is None and resume is None:
+        raise click.UsageError(f"which recipe? There are {', '.join(RECIPES)}")
+
+    old = None
+    if resume is None:
+        assert recipe is not None
+        chosen = find(recipe, preset or "default").with_settings(settings)
+        name, preset, device = recipe, preset or "default", device or "cpu"
+    else:
+        if recipe is not None:
+            find(recipe)
+        old = resumed(resume, recipe, preset, settings, branch=out is not None)
+        name, preset, chosen, device = old.name, old.preset, old.recipe, device or old.device
+        for note in old.notes:
+            click.echo(note)
+
+    dataset = _load(chosen)
+    trainer = Trainer(chosen, dataset, device)
+    config = {
+        "name": name,
+        "preset": preset,
+        "device": device,
+        "recipe": {**chosen.to_dict(), "data": _absolute(chosen.data)},
+        "data": _fingerprint(dataset),
+    }
+    if old is not None:
+        _check_same_data(old.run, config)
+        if old.start is not None:
+            trainer.restore(old.start)
+        if trainer.step > chosen.steps:
+            raise click.UsageError(
+                f"{old.run.path} is at step {trainer.step}, beyond --steps {chosen.steps}"
+            )
+    if dry_run:
+        from minigan.cli.plan import show
+
+        show(trainer, name, old.run.path if old and not out else out)
+        return
+    if old is None or out is not None:
+        run = RunFolder.create(Path(out) if out else None, name, config)
+        if old is not None:
+            copy_history(old.run, run)
+            run.save_checkpoint(trainer.checkpoint(), chosen.keep_checkpoints)
+    else:
+        run = old.run
+        run.update_config(**config)
+    if old is not None:
+        run.rewind(trainer.step)
+    _introduce(trainer, name, preset, run)
+    code = _train(trainer, run, name, on_nan)
+    click.get_current_context().exit(code)
+
+
+def _settings(sets: tuple[str, ...], **shorthands: str | None) -> dict[str, str]:
+    """--set's fields and those with options of their own, as text."""
+    settings = {name: text for name, text in shorthands.items() if text is not None}
+    for given in sets:
+        name, equals, text = given.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set {given}: give it as FIELD=VALUE, like --set batch=32")
+        if name in settings:
+            raise click.UsageError(f"--set {given}: {name} is given twice")
+        settings[name] = text
+    return settings
+
+
+# -------------------------------------------------------------------------------------------- data
+
+
+def _load(recipe: Recipe) -> Dataset:
+    """The recipe's set, its images brought to the size and channels that the nets take."""
+    from minigan import data
+    from minigan.cli.progress import working
+    from minigan.models import FAMILIES
+
+    channels, size, _ = FAMILIES[recipe.net].image
+    with working(f"reading {recipe.data}") as progress:
+        return data.load(recipe.data, size=size, channels=channels, progress=progress)
+
+
+def _absolute(data: str) -> str:
+    """A path that a resume finds from any folder; a known set's name as it is."""
+    from minigan.data import NAMES
+
+    return data if data in NAMES else os.path.abspath(data)
+
+
+def _fingerprint(dataset: Dataset) -> dict[str, Any]:
+    crc = zlib.crc32(dataset.images.data)
+    if dataset.labels is not None:
+        crc = zlib.crc32(dataset.labels.data, crc)
+    return {"name": dataset.name, "images": len(dataset), "crc32": crc}
+
+
+def _check_same_data(run: RunFolder, config: dict[str, Any]) -> None:
+    was, now = run.config().get("data", {}), config["data"]
+    if was and (was.get("images"), was.get("crc32")) != (now["images"], now["crc32"]):
+        raise click.UsageError(
+            f"data: {config['recipe']['data']} holds other images ({now['images']}) than those "
+            f"that {run.path} was begun with ({was.get('images')}): give the same with --data"
+        )
+
+
+# -------------------------------------------------------------------------------------------- text
+
+
+def _introduce(trainer: Trainer, name: str, preset: str, run: RunFolder) -> None:
+    r, dataset = trainer.recipe, trainer.dataset
+    generator, discriminator = (
+        f"{net.parameter_count():,}".replace(",", " ")
+        for net in (trainer.generator, trainer.discriminator)
+    )
+    epochs = r.steps * r.n_critic * r.batch / len(dataset)
+    click.echo(
+        f"{name} ({preset}): generator {generator}, discriminator {discriminator} parameters"
+    )
+    click.echo(str(dataset))
+    for file, reason in dataset.skipped[:_SKIPPED_SHOWN]:
+        click.echo(f"  skipped {file}: {reason}")
+    if len(dataset.skipped) > _SKIPPED_SHOWN:
+        click.echo(f"  and {len(dataset.skipped) - _SKIPPED_SHOWN} more")
+    if dataset.classes and not trainer.classes:
+        click.echo(f"  its labels are not used: {r.net} takes none")
+    start = f"from step {trainer.step} to {r.steps}" if trainer.step else f"{r.steps} steps"
+    click.echo(
+        f"{start}, {r.batch} images each, {epochs:.3g} epochs in all, "
+        f"on {trainer.device}, into {run.path}"
+    )
+
+
+def resume_command(name: str, path: Path, on_nan: str = "stop") -> str:
+    """What to type to go on with the run at `path`."""
+    words = ["minigan", "train", name, "--resume", str(path)]
+    return shlex.join(words + (["--on-nan", on_nan] if on_nan != "stop" else []))
+
+
+# ---------------------------------------------------------------------------------------- training
+
+
+@contextmanager
+def _stop_signals(stopping: Callable[[], None]) -> Iterator[list[int]]:
+    """Yields a list that holds the first SIGINT or SIGTERM; a second one interrupts."""
+    got: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if got:
+            raise KeyboardInterrupt
+        got.append(number)
+        stopping()
+
+    old = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield got
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _train(trainer: Trainer, run: RunFolder, name: str, on_nan: str) -> int:
+    """Train to the end, or to a signal; returns the exit code."""
+    from minigan import checkpoint
+    from minigan.cli.progress import clock, reporter
+    from minigan.train import NonFinite, fit
+
+    again = resume_command(name, run.path, on_nan)
+    begun = time.perf_counter()
+    if trainer.step >= trainer.recipe.steps:
+        fit(trainer, run)  # nothing left but the GIF
+        click.echo(
+            f"finished already: it is at step {trainer.step}. To train further, "
+            f"give more --steps:\n  {again} --steps {2 * trainer.step}"
+        )
+        return 0
+    try:
+        with reporter(trainer, name) as told, _stop_signals(told.stopping) as got:
+            done = fit(trainer, run, on_nan=on_nan, reporter=told, should_stop=lambda: bool(got))
+    except (OSError, MemoryError, NonFinite, KeyboardInterrupt) as error:
+        if saved := checkpoint.all_in(run.checkpoints):
+            error.add_note(f"the newest checkpoint stands ({saved[0].name}); go on with: {again}")
+        raise
+    if not done:
+        click.echo(f"stopped after step {trainer.step} and saved; go on with:\n  {again}")
+        return 128 + got[0]
+    files = {
+        "last grid": run.samples / f"{trainer.step:08d}.png",
+        "progress": run.path / "progress.gif",
+        "checkpoints": run.checkpoints,
+        "log": run.log_path,
+    }
+    click.echo(f"finished {trainer.step} steps in {clock(time.perf_counter() - begun)}")
+    for what, path in files.items():
+        click.echo(f"  {what:12} {path}")
+    click.echo(f"  {'more samples':12} {shlex.join(['minigan', 'sample', str(run.path)])}")
+    return 0
