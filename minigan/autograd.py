@@ -55,16 +55,25 @@ class Node:
 
     __slots__ = ("attrs", "dtypes", "grad", "kept", "op", "order", "parents", "saved", "shapes")
 
-    def __init__(self, op: Primitive | None = None, parents: tuple[Node | None, ...] = ()) -> None:
+    def __init__(
+        self,
+        op: Primitive | None = None,
+        parents: Sequence[Node | None] = (),  # of each argument; None for constants
+        shapes: Sequence[Any] = (),  # of the arguments that have a parent, and their dtypes
+        dtypes: Sequence[Any] = (),
+        kept: Sequence[Any] = (),  # the arguments that a vjp will ask for, else None
+        saved: Any = None,  # y, if a vjp will ask for it; of fused ops, what fast_forward saved
+        attrs: dict[str, Any] | None = None,
+    ) -> None:
         self.op = op
         self.parents = parents
-        self.order = next(_count)
+        self.shapes = shapes
+        self.dtypes = dtypes
+        self.kept = kept
+        self.saved = saved
+        self.attrs = attrs or {}
         self.grad: Tensor | None = None  # of leaves, filled by Tensor.backward
-        self.shapes: tuple[tuple[int, ...], ...] = ()  # of the arguments, and their dtypes
-        self.dtypes: tuple[Any, ...] = ()
-        self.kept: tuple[Any, ...] = ()  # the arguments that a vjp will ask for, else None
-        self.saved: Any = None  # y, if a vjp will ask for it; of fused ops, what fast_forward saved
-        self.attrs: dict[str, Any] = {}
+        self.order = next(_count)
 
 
 class Tensor:
@@ -250,6 +259,7 @@ class Primitive:
         if reserved := {"g", "y", "shape", "position"} & {*self.arguments, *self.attributes}:
             raise TypeError(f"{self.name}: {reserved} are names for its vjps, not for arguments")
         self.rules: dict[str, _Rule | None] = {}
+        self._constants: list[int] = []
         self._plans: dict[tuple[bool, ...], tuple[set[int], bool]] = {}
 
     def __repr__(self) -> str:
@@ -263,6 +273,7 @@ class Primitive:
                 if argument not in self.arguments:
                     raise TypeError(f"{self.name} has no argument {argument}")
                 self.rules[argument] = _Rule(self, argument, function)
+            self._plans.clear()
             return function
 
         return register
@@ -270,26 +281,27 @@ class Primitive:
     def constant(self, *arguments: str) -> None:
         """Declare that the output does not depend smoothly on `arguments`: gradient zero."""
         self.rules.update(dict.fromkeys(arguments))
+        self._constants += [self.arguments.index(a) for a in arguments]
 
     def __call__(self, *args: Any, **attrs: Any) -> Any:
         if attrs and not self.variadic and not self.attributes.keys() >= attrs.keys():
             args, attrs = self._bind(args, attrs)
-        arrays, any_tensor, any_node = [], False, False
+        arrays, parents, any_tensor = [], [], False
         for a in args:
             if isinstance(a, Tensor):
                 any_tensor = True
-                any_node = any_node or a.node is not None
                 arrays.append(a.data)
+                parents.append(a.node)
             else:
                 arrays.append(a)
+                parents.append(None)
         y, saved = self.run(arrays, attrs)
         if _state.observer is not None:
             _state.observer(self.name, y)
         if not any_tensor:
             return y
-        if any_node and _state.recording:
-            return Tensor.wrap(y, self._record(args, arrays, attrs, y, saved))
-        return Tensor.wrap(y)
+        recording = _state.recording
+        return Tensor.wrap(y, self._record(parents, arrays, attrs, y, saved) if recording else None)
 
     def run(self, arrays: list[Any], attrs: dict[str, Any]) -> tuple[Array, Any]:
         """(y, what the node should save beside it), on arrays."""
@@ -308,33 +320,29 @@ class Primitive:
     def _argument(self, i: int) -> str:
         return self.arguments[min(i, len(self.arguments) - 1)]
 
-    def _is_constant(self, i: int) -> bool:
-        return self.rules.get(self._argument(i), True) is None
-
     def _plan(self, mask: tuple[bool, ...]) -> tuple[set[int], bool]:
         """(positions to keep, whether to keep y) if gradients are needed where `mask` is true."""
         rules = [self.rules.get(self._argument(i)) for i, needed in enumerate(mask) if needed]
         keeps: set[int] = set().union(*(r.keeps for r in rules if r))
         return keeps, any(r.keeps_y for r in rules if r)
 
-    def _record(self, args: Any, arrays: Any, attrs: Any, y: Array, saved: Any) -> Node | None:
-        parents = tuple(
-            a.node if isinstance(a, Tensor) and not self._is_constant(i) else None
-            for i, a in enumerate(args)
-        )
-        mask = tuple(p is not None for p in parents)
-        if not any(mask):
+    def _record(
+        self, parents: list[Node | None], arrays: list[Any], attrs: Any, y: Array, saved: Any
+    ) -> Node | None:
+        for i in self._constants:
+            if i < len(parents):
+                parents[i] = None
+        mask = tuple([p is not None for p in parents])
+        if True not in mask:
             return None
         plan = self._plans.get(mask)
         if plan is None:
             plan = self._plans[mask] = self._plan(mask)
-        node = Node(self, parents)
-        node.shapes = tuple(a.shape if m else () for a, m in zip(arrays, mask, strict=True))
-        node.dtypes = tuple(a.dtype if m else None for a, m in zip(arrays, mask, strict=True))
-        node.kept = tuple(a if i in plan[0] else None for i, a in enumerate(arrays))
-        node.saved = y if plan[1] else saved
-        node.attrs = attrs
-        return node
+        keeps, keeps_y = plan
+        shapes = [a.shape if needed else None for a, needed in zip(arrays, mask, strict=True)]
+        dtypes = [a.dtype if needed else None for a, needed in zip(arrays, mask, strict=True)]
+        kept = [a if i in keeps else None for i, a in enumerate(arrays)] if keeps else ()
+        return Node(self, parents, shapes, dtypes, kept, y if keeps_y else saved, attrs)
 
     def _apply(self, node: Node, i: int, g: Any, create_graph: bool) -> Any:
         argument = self._argument(i)
@@ -511,7 +519,7 @@ def _backpropagate(
     path = set()
     by_order = sorted(_reachable(y.node, min(t.order for t in targets)), key=lambda n: n.order)
     for node in by_order:
-        if node in wanted or any(p in path for p in node.parents):
+        if node in wanted or not path.isdisjoint(node.parents):
             path.add(node)
 
     table: dict[Node, Any] = {y.node: g}
