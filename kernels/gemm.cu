@@ -41,21 +41,29 @@ constexpr int THREADS = (BM / TM) * (BN / TN);
 constexpr int VM = TM < 4 ? TM : 4;       // rows of a thread that are neighbours
 constexpr int PAD = TF32 ? 8 : TM < 4 ? 1 : 4;  // staggers the banks of a column of the tile
 constexpr int COL_THREADS = BN / TN;
+#if TF32 || defined(CONV2D_WGRAD)
+constexpr int MIN_BLOCKS = 1;  // a multiprocessor: these need up to 226 registers,
+#else
+constexpr int MIN_BLOCKS = 2;  // the others at most the 128 that 2 × 256 threads leave
+#endif
 
-constexpr int OUTSIDE = -1;  // the offset of an element in the padding or past the end: a zero
+struct Element {
+    unsigned offset;
+    bool inside;  // false: in the padding or past the end; a zero
+};
 
 // ---- The main loop ------------------------------------------------------------------------------
 
-// *shared = data[offset], or 0 outside; visible after wait_for_copies() and a barrier.
-__device__ __forceinline__ void copy(float* shared, const float* data, int offset) {
+// *shared = data[e.offset], or 0 outside; visible after wait_for_copies() and a barrier.
+__device__ __forceinline__ void copy(float* shared, const float* data, Element e) {
 #if __CUDA_ARCH__ >= 800
     unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
-    int bytes = offset == OUTSIDE ? 0 : 4;  // the rest of the 4 bytes is filled with zeros
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(data + offset),
+    int bytes = e.inside ? 4 : 0;  // those read; the rest of the 4 is filled with zeros
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(data + e.offset),
                  "r"(bytes)
                  : "memory");
 #else
-    *shared = offset == OUTSIDE ? 0.0f : data[offset];
+    *shared = e.inside ? data[e.offset] : 0.0f;
 #endif
 }
 
@@ -70,11 +78,13 @@ __device__ __forceinline__ void wait_for_copies() {
 template <int EXTENT, class Operand>
 __device__ __forceinline__ void stage(float (*tile)[EXTENT + PAD], const Operand& operand,
                                       unsigned first, unsigned step) {
+    constexpr unsigned INNER = Operand::DEPTH_IS_CONTIGUOUS ? BK : EXTENT;
+    unsigned thread = threadIdx.x % THREADS;  // which it is; now the compiler knows its bits
 #pragma unroll
-    for (int i = 0; i < EXTENT * BK / THREADS; i++) {
-        unsigned e = threadIdx.x + i * THREADS;
-        unsigned d = Operand::DEPTH_IS_CONTIGUOUS ? e % BK : e / EXTENT;
-        unsigned o = Operand::DEPTH_IS_CONTIGUOUS ? e / BK : e % EXTENT;
+    for (unsigned i = 0; i < EXTENT * BK; i += THREADS) {
+        unsigned inner = thread % INNER + i % INNER, outer = thread / INNER + i / INNER;
+        unsigned d = Operand::DEPTH_IS_CONTIGUOUS ? inner : outer;
+        unsigned o = Operand::DEPTH_IS_CONTIGUOUS ? outer : inner;
         copy(&tile[d][o], operand.data, operand.at(first + o, step * BK + d));
     }
 }
@@ -258,9 +268,9 @@ struct Matrix {
     unsigned extent, depth;
     static constexpr bool DEPTH_IS_CONTIGUOUS = CONTIGUOUS;
 
-    __device__ int at(unsigned o, unsigned d) const {
-        if (o >= extent || d >= depth) return OUTSIDE;
-        return CONTIGUOUS ? o * depth + d : d * extent + o;
+    __device__ Element at(unsigned o, unsigned d) const {
+        unsigned offset = CONTIGUOUS ? o * depth + d : d * extent + o;
+        return {offset, o < extent && d < depth};
     }
 };
 
@@ -290,7 +300,7 @@ struct MatrixOut {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 matmul(const float* a, const float* b, const float* bias, float* out, int m, int n, int k,
        int splits, int split_steps) {
     Matrix<!TRANS_A> rows{a, static_cast<unsigned>(m), static_cast<unsigned>(k)};
@@ -307,13 +317,21 @@ matmul(const float* a, const float* b, const float* bias, float* out, int m, int
 constexpr unsigned CG = C / GROUPS, KG = K / GROUPS;  // channels of one group
 constexpr unsigned CRS = CG * R * S, PQ = P * Q;
 
+// Whether a depth lies past the end; the steps end there if it is a multiple of BK.
+template <unsigned DEPTH>
+__device__ __forceinline__ bool past(unsigned d) {
+    return DEPTH % BK != 0 && d >= DEPTH;
+}
+
 // x (batch,C,H,W) at channel-and-tap crs of this group, under output pixel npq.
-__device__ __forceinline__ int patch(unsigned group, unsigned batch, unsigned crs, unsigned npq) {
+template <bool DEPTH_IS_CRS>
+__device__ __forceinline__ Element patch(unsigned group, unsigned batch, unsigned crs, unsigned npq) {
     unsigned c = crs / (R * S), r = crs / S % R, s = crs % S;
     unsigned n = npq / PQ, p = npq / Q % P, q = npq % Q;
     unsigned h = p * SH - TOP + r * DH, w = q * SW - LEFT + s * DW;  // above a size: wrapped below 0
-    if (crs >= CRS || n >= batch || h >= H || w >= W) return OUTSIDE;
-    return ((n * C + group * CG + c) * H + h) * W + w;
+    bool crs_inside = DEPTH_IS_CRS ? !past<CRS>(crs) : crs < CRS;
+    return {((n * C + group * CG + c) * H + h) * W + w,
+            crs_inside && n < batch && h < H && w < W};
 }
 #endif
 
@@ -325,8 +343,8 @@ struct Weights {
     unsigned group;
     static constexpr bool DEPTH_IS_CONTIGUOUS = true;
 
-    __device__ int at(unsigned k, unsigned crs) const {
-        return k < KG && crs < CRS ? (group * KG + k) * CRS + crs : OUTSIDE;
+    __device__ Element at(unsigned k, unsigned crs) const {
+        return {(group * KG + k) * CRS + crs, k < KG && !past<CRS>(crs)};
     }
 };
 
@@ -335,7 +353,7 @@ struct Patches {
     unsigned group, batch;
     static constexpr bool DEPTH_IS_CONTIGUOUS = false;
 
-    __device__ int at(unsigned npq, unsigned crs) const { return patch(group, batch, crs, npq); }
+    __device__ Element at(unsigned npq, unsigned crs) const { return patch<true>(group, batch, crs, npq); }
 };
 
 struct Output {
@@ -358,7 +376,7 @@ struct Output {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 conv2d(const float* x, const float* w, float* y, unsigned batch, unsigned splits,
        unsigned split_steps) {
     unsigned group = blockIdx.z / splits;
@@ -376,9 +394,9 @@ struct Gradients {
     unsigned group, batch;
     static constexpr bool DEPTH_IS_CONTIGUOUS = true;
 
-    __device__ int at(unsigned k, unsigned npq) const {
+    __device__ Element at(unsigned k, unsigned npq) const {
         unsigned n = npq / PQ;
-        return k < KG && n < batch ? (n * K + group * KG + k) * PQ + npq % PQ : OUTSIDE;
+        return {(n * K + group * KG + k) * PQ + npq % PQ, k < KG && n < batch};
     }
 };
 
@@ -387,7 +405,7 @@ struct Patches {
     unsigned group, batch;
     static constexpr bool DEPTH_IS_CONTIGUOUS = true;
 
-    __device__ int at(unsigned crs, unsigned npq) const { return patch(group, batch, crs, npq); }
+    __device__ Element at(unsigned crs, unsigned npq) const { return patch<false>(group, batch, crs, npq); }
 };
 
 struct Output {
@@ -408,7 +426,7 @@ struct Output {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 conv2d_wgrad(const float* x, const float* g, float* gw, unsigned batch, unsigned splits,
        unsigned split_steps) {
     unsigned group = blockIdx.z / splits;
@@ -456,11 +474,11 @@ struct Weights {
     Axis vertical, horizontal;
     static constexpr bool DEPTH_IS_CONTIGUOUS = false;
 
-    __device__ int at(unsigned c, unsigned ktu) const {
+    __device__ Element at(unsigned c, unsigned ktu) const {
         unsigned k = ktu / (T * U), t = ktu / U % T, u = ktu % U;
         unsigned r = vertical.first_tap + T_STEP * t, s = horizontal.first_tap + U_STEP * u;
-        if (c >= CG || k >= KG || r >= R || s >= S) return OUTSIDE;
-        return (((group * KG + k) * CG + c) * R + r) * S + s;
+        return {(((group * KG + k) * CG + c) * R + r) * S + s,
+                c < CG && !past<KTU>(ktu) && r < R && s < S};
     }
 };
 
@@ -470,13 +488,13 @@ struct Gradients {
     Axis vertical, horizontal;
     static constexpr bool DEPTH_IS_CONTIGUOUS = false;
 
-    __device__ int at(unsigned nij, unsigned ktu) const {
+    __device__ Element at(unsigned nij, unsigned ktu) const {
         unsigned k = ktu / (T * U), t = ktu / U % T, u = ktu % U;
         unsigned n = nij / (I * J), i = nij / J % I, j = nij % J;
         unsigned p = i + vertical.first_out - P_STEP * t;
         unsigned q = j + horizontal.first_out - Q_STEP * u;
-        if (n >= batch || k >= KG || p >= P || q >= Q) return OUTSIDE;
-        return ((n * K + group * KG + k) * P + p) * Q + q;
+        return {((n * K + group * KG + k) * P + p) * Q + q,
+                n < batch && !past<KTU>(ktu) && p < P && q < Q};
     }
 };
 
@@ -501,7 +519,7 @@ struct Output {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 conv2d_dgrad(const float* g, const float* w, float* gx, unsigned batch, unsigned splits,
        unsigned split_steps) {
     unsigned group = blockIdx.z / splits % GROUPS, phase = blockIdx.z / splits / GROUPS;

@@ -42,13 +42,13 @@ class Tile:
 
 
 TILES = (
-    Tile(128, 128, 8, 8, share=0.72),
-    Tile(64, 128, 4, 8, share=0.60),
-    Tile(64, 64, 4, 4, share=0.55),
-    Tile(32, 128, 4, 8, share=0.47),
-    Tile(32, 64, 4, 4, share=0.43),
-    Tile(16, 64, 4, 4, share=0.31),
-    Tile(4, 32, 1, 4, share=0.10),
+    Tile(128, 128, 8, 8, share=0.79),
+    Tile(64, 128, 4, 8, share=0.68),
+    Tile(64, 64, 4, 4, share=0.67),
+    Tile(32, 128, 4, 8, share=0.66),
+    Tile(32, 64, 4, 4, share=0.53),
+    Tile(16, 64, 4, 4, share=0.52),
+    Tile(4, 32, 1, 4, share=0.20),
 )
 
 MULTIPROCESSORS = 108  # of an A100
