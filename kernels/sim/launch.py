@@ -39,7 +39,7 @@ class Result:
 
 
 class Module:
-    """A compiled source. kernels: name -> Program."""
+    """A compiled source. kernels: their names."""
 
     def __init__(self, source: str, name: str, arch: str, defines: Mapping[str, Any]) -> None:
         folder = [Path(name).parent] if name != "kernel.cu" else []
@@ -47,9 +47,21 @@ class Module:
         self.ptx = compiled.code.rstrip(b"\0").decode()
         self.log = compiled.log
         self.parsed = parser.parse(self.ptx)
-        self.kernels = {key: Program(kernel) for key, kernel in self.parsed.kernels.items()}
+        self.kernels = self.parsed.kernels
         self.signatures = {key: signature(source, key) for key in self.kernels}
+        self._programs: dict[str, Program] = {}
         self._lines = {name: source.splitlines()}
+
+    def program(self, name: str) -> Program:
+        """A kernel made ready to run. Raises: ParseError, ValueError."""
+        if name not in self.kernels:
+            known = ", ".join(self.kernels) or "none"
+            raise ValueError(
+                f'{name}: no such kernel in this source; it has: {known} (extern "C"?)'
+            )
+        if name not in self._programs:
+            self._programs[name] = Program(self.parsed.kernel(name))
+        return self._programs[name]
 
     def source_line(self, file: int, line: int) -> str:
         """The text of a line of the CUDA source, stripped; empty if it cannot be found."""
@@ -75,12 +87,7 @@ class Module:
         counters: bool = False,
     ) -> Result:
         """Run a kernel; see run()."""
-        if name not in self.kernels:
-            known = ", ".join(self.kernels) or "none"
-            raise ValueError(
-                f'{name}: no such kernel in this source; it has: {known} (extern "C"?)'
-            )
-        program = self.kernels[name]
+        program = self.program(name)
         grid3, block3 = extents("grid", grid), extents("block", block)
         if not 0 < math.prod(block3) <= MAX_THREADS:
             raise ValueError(

@@ -27,6 +27,11 @@ STATIC_BASE = 1 << 16  # device address of the first .const or .global variable;
 NO_RESULT = {"st", "red", "bra", "brx", "ret", "exit", "bar", "barrier", "membar", "fence", "cp",
              "trap", "prefetch", "prefetchu", "nanosleep", "call", "discard", "brkpt"}  # fmt: skip
 
+SPECIAL = re.compile(
+    r"%(n?tid\b|n?ctaid\b|laneid|n?warpid|lanemask|clock|globaltimer|n?smid|pm\d|"
+    r"dynamic_smem_size|total_smem_size|gridid|envreg)"
+)
+
 
 class ParseError(ValueError):
     """PTX that sim cannot take: an indirect or recursive call, or a syntax it does not know."""
@@ -123,13 +128,27 @@ class Kernel:
 
 @dataclass(slots=True)
 class Module:
-    kernels: dict[str, Kernel]
     files: dict[int, str]  # number in .loc -> path
-    statics: list[Symbol]  # .const and .global variables
+    variables: dict[str, Symbol]
+    functions: dict[str, _Function]
+
+    @property
+    def kernels(self) -> list[str]:
+        """The names of the kernels."""
+        return [name for name, function in self.functions.items() if function.entry]
+
+    @property
+    def statics(self) -> list[Symbol]:
+        """The .const and .global variables, which have addresses in global memory."""
+        return [symbol for symbol in self.variables.values() if symbol.space in ("const", "global")]
+
+    def kernel(self, name: str) -> Kernel:
+        """That kernel, with all that it calls. Raises: ParseError."""
+        return _Emitter(self.functions[name], self.functions, self.variables).kernel
 
 
 def parse(ptx: str) -> Module:
-    """All kernels of a PTX text. Raises: ParseError."""
+    """A PTX text, cut into functions and variables. Raises: ParseError."""
     files: dict[int, str] = {}
     variables: dict[str, Symbol] = {}
     functions: dict[str, _Function] = {}
@@ -156,14 +175,9 @@ def parse(ptx: str) -> Module:
         elif symbol := _variable(text):
             variables[symbol.name] = symbol
 
-    statics = [symbol for symbol in variables.values() if symbol.space in ("const", "global")]
-    _place(statics, STATIC_BASE)
-    kernels = {
-        function.name: _Emitter(function, functions, variables).kernel
-        for function in functions.values()
-        if function.entry
-    }
-    return Module(kernels, files, statics)
+    module = Module(files, variables, functions)
+    _place(module.statics, STATIC_BASE)
+    return module
 
 
 def _statements(ptx: str) -> Iterator[str]:
@@ -245,6 +259,8 @@ def _number(text: str) -> Number:
 
 def _split(text: str) -> list[str]:
     """Split at the commas that stand outside of brackets."""
+    if "{" not in text and "(" not in text and "[" not in text:
+        return [part.strip() for part in text.split(",") if part.strip()]
     return [part.strip() for part in re.split(r",(?![^\[{(]*[\]})])", text) if part.strip()]
 
 
@@ -384,7 +400,7 @@ class _Emitter:
         bits = 1 if kind == "pred" else 8 * SIZES[kind]
         for name in _split(names):
             if match := re.fullmatch(r"([\w$%]+)<(\d+)>", name):
-                self.scopes[-1][match[1] + "<>"] = (bits, len(self.kernel.ops))
+                self.scopes[-1][match[1] + "<>"] = bits
             else:
                 self.scopes[-1][name] = self._new_register(bits)
 
@@ -462,15 +478,15 @@ class _Emitter:
 
     def _find(self, name: str) -> Any:
         """The register or symbol of that name, searched from the innermost scope outwards."""
-        stem = re.sub(r"\d+$", "", name) + "<>"
+        stem = name.rstrip("0123456789") + "<>"
         for scope in reversed(self.scopes):
-            if name in scope and not isinstance(scope[name], Label):
-                found = scope[name]
-                if isinstance(found, Symbol):
+            found = scope.get(name)
+            if found is not None and type(found) is not Label:
+                if type(found) is Symbol:
                     self._use(found)
                 return found
             if stem in scope:
-                scope[name] = self._new_register(scope[stem][0])
+                scope[name] = self._new_register(scope[stem])
                 return scope[name]
         raise ParseError(f"sim does not know the PTX name {name!r}")
 
@@ -488,25 +504,22 @@ class _Emitter:
             where.append(symbol)
 
     def _operand(self, text: str) -> Operand:
-        if text.startswith("["):
-            inside = text[1:-1].strip()
-            match = re.fullmatch(r"([\w$%]+)(?:\s*\+\s*(-?\d+))?", inside)
-            if not match:
-                raise ParseError(f"sim does not know the PTX address {text!r}")
-            return Address(self._operand(match[1]), int(match[2] or 0))
-        if text.startswith("{"):
+        head = text[0]
+        if head == "%":
+            if "|" in text:
+                return tuple(self._operand(part) for part in text.split("|"))
+            return Special(text) if SPECIAL.match(text) else self._find(text)
+        if head == "[":
+            base, _, offset = text[1:-1].replace(" ", "").partition("+")
+            return Address(self._operand(base), int(offset or 0))
+        if head in "{(":
             return tuple(self._operand(part) for part in _split(text[1:-1]))
-        if text.startswith("("):
-            return tuple(self._operand(part) for part in _split(text[1:-1]))
-        if "|" in text:
-            return tuple(self._operand(part) for part in text.split("|"))
-        if text.startswith("!"):
+        if head == "!":
             return ("!", self._operand(text[1:]))
         if text == "_":
             return None
-        if re.match(r"-?\d", text):
+        if head.isdigit() or head == "-":
             return _number(text)
-        if re.match(r"%(n?tid|n?ctaid|laneid|n?warpid|lanemask|clock|globaltimer|n?smid|pm|"
-                    r"dynamic_smem_size|total_smem_size|gridid|envreg)", text):  # fmt: skip
-            return Special(text)
+        if "|" in text:
+            return tuple(self._operand(part) for part in text.split("|"))
         return self._find(text)
