@@ -6,6 +6,7 @@ Commands import what they need when they run, so that --help answers at once.
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any, NoReturn
 
 import click
@@ -29,6 +30,8 @@ class Commands(click.Group):
         for stream in (sys.stdout, sys.stderr):  # a character that it lacks is no reason to stop
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")
+        # Training looks for NaN and infinity by itself, and says more than NumPy's warning does.
+        warnings.filterwarnings("ignore", category=RuntimeWarning, module="minigan")
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except (Exception, KeyboardInterrupt) as error:

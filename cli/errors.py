@@ -12,6 +12,12 @@ import os
 import click
 
 
+class Refused(click.ClickException):
+    """Options that cannot be done as they stand."""
+
+    exit_code = 2
+
+
 def explain(error: BaseException) -> tuple[str, int] | None:
     """(line, exit code) for an error that the user can do something about; None for a bug.
 
@@ -48,7 +54,7 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, CompileError):
         return f"{error}; what minigan doctor says may help", 2
     if isinstance(error, NonFinite):
-        return f"{error}; try smaller lr_g and lr_d, or --on-nan rollback", 1
+        return f"{error}; train anew with smaller lr_g and lr_d", 1
     if isinstance(error, MemoryError):
         return f"out of memory{_detail(error)}; try a smaller --batch, or a smaller set", 2
     if isinstance(error, OSError):

@@ -26,7 +26,7 @@ def info(run: str | None, as_json: bool) -> None:
     minigan info
     minigan info runs/0001-mnist-dcgan --json
     """
-    from minigan.cli.resume import find_run
+    from minigan.cli.job import find_run
 
     folder, _ = find_run(run)
     facts = gather(folder)

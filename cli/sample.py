@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from minigan.cli.errors import Refused
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -59,7 +61,7 @@ def sample(
     minigan sample --seed 1 --seed 5 --interpolate 12 --out way.gif
     """
     from minigan import checkpoint
-    from minigan.cli.resume import find_run
+    from minigan.cli.job import find_run
     from minigan.train import Sampler
 
     _check(count, seeds, grid, columns, interpolate, out)
@@ -72,9 +74,9 @@ def sample(
         content = checkpoint.load(file)
     sampler = Sampler.of(content, device)
     if label is not None and not sampler.classes:
-        raise click.UsageError(f"--label {label}: {sampler.recipe.net} knows no classes")
+        raise Refused(f"--label {label}: {sampler.recipe.net} knows no classes")
     if label is not None and not 0 <= label < sampler.classes:
-        raise click.UsageError(f"--label {label}: the classes are 0 to {sampler.classes - 1}")
+        raise Refused(f"--label {label}: the classes are 0 to {sampler.classes - 1}")
 
     seeds = seeds or (0,)
     step = content.state["step"]
@@ -102,21 +104,21 @@ def _check(
     interpolate: int | None,
     out: str | None,
 ) -> None:
-    """Raises: click.UsageError for options that do not go together, or an --out that is taken."""
+    """Raises: Refused for options that do not go together, or an --out that is taken."""
     if interpolate and count:
-        raise click.UsageError("--count: --interpolate says how many")
+        raise Refused("--count: --interpolate says how many")
     if len(seeds) > 1 and not interpolate:
-        raise click.UsageError("--seed: several are for --interpolate")
+        raise Refused("--seed: several are for --interpolate")
     if columns and not grid:
-        raise click.UsageError("--columns: --single makes no grid")
+        raise Refused("--columns: --single makes no grid")
     if out is None:
         return
     path = Path(out)
     endings = ((".png", ".gif") if interpolate else (".png",)) if grid else ("",)
     if path.suffix.lower() not in endings and grid:
-        raise click.UsageError(f"--out {out}: must end in {' or '.join(endings)}")
+        raise Refused(f"--out {out}: must end in {' or '.join(endings)}")
     if path.exists() and (grid or not path.is_dir() or any(path.iterdir())):
-        raise click.UsageError(f"--out {out}: exists, and is not overwritten")
+        raise Refused(f"--out {out}: exists, and is not overwritten")
 
 
 def _new_name(folder: Path, name: str, grid: bool) -> Path:

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from minigan.cli.errors import Refused
+
 if TYPE_CHECKING:
+    from minigan.cli.job import Job
     from minigan.data import Dataset
     from minigan.recipes import Recipe
     from minigan.runs import RunFolder
@@ -95,65 +98,33 @@ def train(
 
     Exit codes: 0 done, 1 NaN or infinity, 2 bad input or a full disk, 130 stopped by Ctrl-C.
     """
-    from minigan.cli.resume import LATEST, copy_history, resumed
-    from minigan.recipes import RECIPES, find
-    from minigan.runs import RunFolder
-    from minigan.train import Trainer
+    from minigan.cli import job as jobs
+    from minigan.recipes import RECIPES
 
     settings = _settings(sets, steps=steps, batch=batch, data=data, seed=seed)
     if recipe is None and resume in RECIPES:  # `--resume mnist-dcgan` takes the recipe as its value
-        recipe, resume = resume, LATEST
-    if recipe is None and resume is None:
-        raise click.UsageError(f"which recipe? There are {', '.join(RECIPES)}")
-
-    old = None
-    if resume is None:
-        assert recipe is not None
-        chosen = find(recipe, preset or "default").with_settings(settings)
-        name, preset, device = recipe, preset or "default", device or "cpu"
+        recipe, resume = resume, jobs.LATEST
+    if resume is not None:
+        job = jobs.resumed(resume, recipe, preset, settings, device, branch=out is not None)
+    elif recipe is not None:
+        job = jobs.new(recipe, preset, settings, device)
     else:
-        if recipe is not None:
-            find(recipe)
-        old = resumed(resume, recipe, preset, settings, branch=out is not None)
-        name, preset, chosen, device = old.name, old.preset, old.recipe, device or old.device
-        for note in old.notes:
-            click.echo(note)
+        raise click.UsageError(f"which recipe? There are {', '.join(RECIPES)}")
+    for note in job.notes:
+        click.echo(note)
 
-    dataset = _load(chosen)
-    trainer = Trainer(chosen, dataset, device)
-    config = {
-        "name": name,
-        "preset": preset,
-        "device": device,
-        "recipe": {**chosen.to_dict(), "data": _absolute(chosen.data)},
-        "data": _fingerprint(dataset),
-    }
-    if old is not None:
-        _check_same_data(old.run, config)
-        if old.start is not None:
-            trainer.restore(old.start)
-        if trainer.step > chosen.steps:
-            raise click.UsageError(
-                f"{old.run.path} is at step {trainer.step}, beyond --steps {chosen.steps}"
-            )
+    dataset = _load(job.recipe)
+    trainer = _trainer(job, dataset)
     if dry_run:
         from minigan.cli.plan import show
 
-        show(trainer, name, old.run.path if old and not out else out)
-        return
-    if old is None or out is not None:
-        run = RunFolder.create(Path(out) if out else None, name, config)
-        if old is not None:
-            copy_history(old.run, run)
-            run.save_checkpoint(trainer.checkpoint(), chosen.keep_checkpoints)
+        show(trainer, job.name, job.run.path if job.run and not out else out)
+    elif job.run and not out and trainer.step == job.recipe.steps:
+        _say_finished(trainer, job.run, job.name)
     else:
-        run = old.run
-        run.update_config(**config)
-    if old is not None:
-        run.rewind(trainer.step)
-    _introduce(trainer, name, preset, run)
-    code = _train(trainer, run, name, on_nan)
-    click.get_current_context().exit(code)
+        run = _folder(job, trainer, out)
+        _introduce(trainer, job, run)
+        click.get_current_context().exit(_train(trainer, run, job.name, on_nan))
 
 
 def _settings(sets: tuple[str, ...], **shorthands: str | None) -> dict[str, str]:
@@ -162,9 +133,9 @@ def _settings(sets: tuple[str, ...], **shorthands: str | None) -> dict[str, str]
     for given in sets:
         name, equals, text = given.partition("=")
         if not equals:
-            raise click.UsageError(f"--set {given}: give it as FIELD=VALUE, like --set batch=32")
+            raise Refused(f"--set {given}: give it as FIELD=VALUE, like --set batch=32")
         if name in settings:
-            raise click.UsageError(f"--set {given}: {name} is given twice")
+            raise Refused(f"--set {given}: {name} is given twice")
         settings[name] = text
     return settings
 
@@ -183,13 +154,6 @@ def _load(recipe: Recipe) -> Dataset:
         return data.load(recipe.data, size=size, channels=channels, progress=progress)
 
 
-def _absolute(data: str) -> str:
-    """A path that a resume finds from any folder; a known set's name as it is."""
-    from minigan.data import NAMES
-
-    return data if data in NAMES else os.path.abspath(data)
-
-
 def _fingerprint(dataset: Dataset) -> dict[str, Any]:
     crc = zlib.crc32(dataset.images.data)
     if dataset.labels is not None:
@@ -197,28 +161,67 @@ def _fingerprint(dataset: Dataset) -> dict[str, Any]:
     return {"name": dataset.name, "images": len(dataset), "crc32": crc}
 
 
-def _check_same_data(run: RunFolder, config: dict[str, Any]) -> None:
-    was, now = run.config().get("data", {}), config["data"]
+# ----------------------------------------------------------------------------------------- the job
+
+
+def _trainer(job: Job, dataset: Dataset) -> Trainer:
+    """The trainer of a job, as far as it has come."""
+    from minigan.train import Trainer
+
+    trainer = Trainer(job.recipe, dataset, job.device)
+    if job.run is None:
+        return trainer
+    was, now = job.run.config().get("data", {}), _fingerprint(dataset)
     if was and (was.get("images"), was.get("crc32")) != (now["images"], now["crc32"]):
-        raise click.UsageError(
-            f"data: {config['recipe']['data']} holds other images ({now['images']}) than those "
-            f"that {run.path} was begun with ({was.get('images')}): give the same with --data"
+        raise Refused(
+            f"data: {job.recipe.data} holds other images ({now['images']}) than those that "
+            f"{job.run.path} was begun with ({was.get('images')}): give the same with --data"
         )
+    if job.start is not None:
+        trainer.restore(job.start)
+    if trainer.step > job.recipe.steps:
+        raise Refused(
+            f"--steps {job.recipe.steps}: {job.run.path} is beyond that, at {trainer.step}"
+        )
+    return trainer
+
+
+def _folder(job: Job, trainer: Trainer, out: str | None) -> RunFolder:
+    """The run folder to train in: a new one, a copy of the job's, or the job's own."""
+    from minigan.cli.job import copy_history
+    from minigan.data import NAMES
+    from minigan.runs import RunFolder
+
+    # The path of a set is kept in a form that a resume finds from any folder.
+    data = job.recipe.data if job.recipe.data in NAMES else os.path.abspath(job.recipe.data)
+    config = {
+        "name": job.name,
+        "preset": job.preset,
+        "device": job.device,
+        "recipe": {**job.recipe.to_dict(), "data": data},
+        "data": _fingerprint(trainer.dataset),
+    }
+    if job.run is not None and out is None:
+        job.run.update_config(**config)
+        job.run.rewind(trainer.step)
+        return job.run
+    run = RunFolder.create(Path(out) if out else None, job.name, config)
+    if job.run is not None:
+        copy_history(job.run, run)
+        run.rewind(trainer.step)
+        run.save_checkpoint(trainer.checkpoint(), job.recipe.keep_checkpoints)
+    return run
 
 
 # -------------------------------------------------------------------------------------------- text
 
 
-def _introduce(trainer: Trainer, name: str, preset: str, run: RunFolder) -> None:
+def _introduce(trainer: Trainer, job: Job, run: RunFolder) -> None:
     r, dataset = trainer.recipe, trainer.dataset
-    generator, discriminator = (
-        f"{net.parameter_count():,}".replace(",", " ")
-        for net in (trainer.generator, trainer.discriminator)
-    )
+    nets = {"generator": trainer.generator, "discriminator": trainer.discriminator}
+    sizes = (f"{k} {v.parameter_count():,}".replace(",", " ") for k, v in nets.items())
     epochs = r.steps * r.n_critic * r.batch / len(dataset)
-    click.echo(
-        f"{name} ({preset}): generator {generator}, discriminator {discriminator} parameters"
-    )
+    click.echo(f"{job.name} ({job.preset}): {', '.join(sizes)} parameters")
     click.echo(str(dataset))
     for file, reason in dataset.skipped[:_SKIPPED_SHOWN]:
         click.echo(f"  skipped {file}: {reason}")
@@ -261,6 +264,14 @@ def _stop_signals(stopping: Callable[[], None]) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def _say_finished(trainer: Trainer, run: RunFolder, name: str) -> None:
+    run.save_progress()  # in case it was killed before that
+    click.echo(
+        f"{run.path} is finished: it is at step {trainer.step}. To train further:\n"
+        f"  {resume_command(name, run.path)} --steps {2 * trainer.step}"
+    )
+
+
 def _train(trainer: Trainer, run: RunFolder, name: str, on_nan: str) -> int:
     """Train to the end, or to a signal; returns the exit code."""
     from minigan import checkpoint
@@ -269,19 +280,17 @@ def _train(trainer: Trainer, run: RunFolder, name: str, on_nan: str) -> int:
 
     again = resume_command(name, run.path, on_nan)
     begun = time.perf_counter()
-    if trainer.step >= trainer.recipe.steps:
-        fit(trainer, run)  # nothing left but the GIF
-        click.echo(
-            f"finished already: it is at step {trainer.step}. To train further, "
-            f"give more --steps:\n  {again} --steps {2 * trainer.step}"
-        )
-        return 0
     try:
         with reporter(trainer, name) as told, _stop_signals(told.stopping) as got:
             done = fit(trainer, run, on_nan=on_nan, reporter=told, should_stop=lambda: bool(got))
-    except (OSError, MemoryError, NonFinite, KeyboardInterrupt) as error:
+    except (OSError, MemoryError, KeyboardInterrupt) as error:
         if saved := checkpoint.all_in(run.checkpoints):
             error.add_note(f"the newest checkpoint stands ({saved[0].name}); go on with: {again}")
+        raise
+    except NonFinite as error:
+        if on_nan == "stop":
+            again = resume_command(name, run.path, "rollback")
+            error.add_note(f"or go on from its checkpoint with other random numbers: {again}")
         raise
     if not done:
         click.echo(f"stopped after step {trainer.step} and saved; go on with:\n  {again}")

@@ -1,16 +1,15 @@
-"""Which run goes on, from where, and what may be changed about it."""
+"""What to train: a recipe from the start, or a run that goes on; and where a run is."""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import click
 
 from minigan import checkpoint
 from minigan.checkpoint import Checkpoint
-from minigan.recipes import Recipe
+from minigan.cli.errors import Refused
+from minigan.recipes import Recipe, find
 from minigan.runs import RunError, RunFolder
 
 # What does not change a step's result; `data` is compared by content.
@@ -19,16 +18,20 @@ LATEST = "latest"  # what --resume without a value means
 
 
 @dataclass
-class Resumed:
-    """A run to go on with.   start: None if it was stopped before its first checkpoint."""
+class Job:
+    """A training to do.
 
-    run: RunFolder
+    run: what goes on; None for a new one.   start: None to begin at step 0.
+    notes: what the user should know of it.
+    """
+
     name: str
     preset: str
     recipe: Recipe
     device: str
-    start: Checkpoint | None
-    notes: list[str]
+    run: RunFolder | None = None
+    start: Checkpoint | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def find_run(where: str | None, name: str | None = None) -> tuple[RunFolder, Path | None]:
@@ -47,29 +50,43 @@ def find_run(where: str | None, name: str | None = None) -> tuple[RunFolder, Pat
     return RunFolder.open(path.parent.parent), path
 
 
+def new(name: str, preset: str | None, settings: dict[str, str], device: str | None) -> Job:
+    """Raises: RecipeError."""
+    preset = preset or "default"
+    recipe = find(name, preset).with_settings(settings)
+    return Job(name, preset, recipe, device or "cpu")
+
+
 def resumed(
-    where: str, name: str | None, preset: str | None, settings: dict[str, str], branch: bool
-) -> Resumed:
-    """The run that `where` names, with `settings` applied to its recipe.
+    where: str,
+    name: str | None,
+    preset: str | None,
+    settings: dict[str, str],
+    device: str | None,
+    branch: bool,
+) -> Job:
+    """The run that `where` names goes on, with `settings` applied to its recipe.
 
     branch: it goes on in a new folder, so an older checkpoint may be taken.
-    Raises: RunError, CheckpointError; click.UsageError for what may not be changed.
+    Raises: RecipeError, RunError, CheckpointError; Refused for what may not be changed.
     """
+    if name is not None:
+        find(name)
     run, file = find_run(where, name)
     config = run.config()
     its_name, its_preset = str(config.get("name")), str(config.get("preset"))
     if name not in (None, its_name):
         raise RunError(f"{run.path} is a run of {its_name}, not of {name}")
     if preset not in (None, its_preset):
-        raise click.UsageError(f"--preset {preset}: {run.path} was begun with {its_preset}")
+        raise Refused(f"--preset {preset}: {run.path} was begun with {its_preset}")
     recipe = run.recipe()
     changed = recipe.with_settings(settings)
     notes = []
-    for field in settings:
-        old, new = getattr(recipe, field), getattr(changed, field)
-        if old != new and field not in MAY_CHANGE:
-            raise click.UsageError(
-                f"{field} cannot be changed on --resume: {run.path} was begun with {old!r}; "
+    for setting in settings:
+        old = getattr(recipe, setting)
+        if old != getattr(changed, setting) and setting not in MAY_CHANGE:
+            raise Refused(
+                f"{setting} cannot be changed on --resume: {run.path} was begun with {old!r}; "
                 f"only {', '.join(MAY_CHANGE)} can be"
             )
     if recipe.decay != "constant" and changed.steps != recipe.steps:
@@ -77,7 +94,7 @@ def resumed(
     if file is not None:
         newest = checkpoint.all_in(run.checkpoints)[0]
         if newest.name != file.name and not branch:
-            raise click.UsageError(
+            raise Refused(
                 f"{file} is not the newest checkpoint of its run, {newest.name} is, and going on "
                 "would delete that: add --out NEW-FOLDER to go on in another folder"
             )
@@ -87,8 +104,8 @@ def resumed(
         notes += [f"passed over: {reason}" for reason in damaged]
     else:
         start = None
-    device = str(config.get("device", "cpu"))
-    return Resumed(run, its_name, its_preset, changed, device, start, notes)
+    elsewhere = device or str(config.get("device", "cpu"))
+    return Job(its_name, its_preset, changed, elsewhere, run, start, notes)
 
 
 def copy_history(old: RunFolder, new: RunFolder) -> None:
