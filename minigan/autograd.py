@@ -516,7 +516,7 @@ def _backpropagate(
         raise ValueError(f"grad: g has shape {g.shape}, y has {y.shape}")
 
     wanted = set(targets)
-    path = set()
+    path: set[Node | None] = set()
     by_order = sorted(_reachable(y.node, min(t.order for t in targets)), key=lambda n: n.order)
     for node in by_order:
         if node in wanted or not path.isdisjoint(node.parents):
