@@ -318,6 +318,15 @@ def test_a_frozen_critic_keeps_no_activation_that_only_weight_gradients_would_re
         assert mg.grad(y, x).numpy().any()
 
 
+def test_a_bias_keeps_no_output_for_its_gradient():
+    x, (w, b, _) = critic_tensors(trainable=True)
+    with no_collector():
+        y = ops.conv2d(x, w, b)
+        before_tanh = weakref.ref(y.data)
+        y = ops.tanh(y)
+        assert before_tanh() is None
+
+
 @pytest.mark.parametrize("wanted", ["x", "w"])
 def test_conv2d_keeps_each_array_for_the_others_gradient_only(wanted):
     x = mg.Tensor(np.ones((1, 1, 4, 4)), requires_grad=wanted == "x")

@@ -111,26 +111,32 @@ def test_multilinear_ops_equal_their_differences_in_float32(case):
 
 
 def strided(x):
-    """The same values as every second element of a larger array, axes stored in reverse."""
+    """The same values as every second element of a larger array, axes in reverse, one backwards."""
     base = np.full([2 * n + 1 for n in reversed(x.shape)], np.nan)
-    view = base[tuple(slice(1, 2 * n + 1, 2) for n in base.shape and reversed(x.shape))].T
+    slices = [slice(1, 2 * n + 1, 2) for n in reversed(x.shape)]
+    if x.ndim:
+        slices[0] = slice(2 * x.shape[-1] - 1, None, -2)
+    view = base[tuple(slices)].T
     view[...] = x
     assert x.size < 2 or not view.flags.c_contiguous
     return view
 
 
 @every_case
-def test_non_contiguous_inputs(case):
+def test_non_contiguous_inputs_and_gradients(case):
     xs = case.draw()
     y = case.expected(*xs)
+    close = {"rtol": 1e-12, "atol": 1e-12}
+    np.testing.assert_allclose(case.f(*map(strided, xs)), y, **close)
     g = np.random.default_rng(1).normal(size=y.shape)
-    np.testing.assert_allclose(case.f(*map(strided, xs)), y, rtol=1e-12, atol=1e-12)
-    for a, b in zip(
-        gradients(case.f, [strided(x) for x in xs], strided(g) if g.ndim else g),
-        gradients(case.f, xs, g),
+    pairs = zip(
+        gradients(case.f, [strided(x) for x in xs], strided(g) if g.ndim else g)
+        + gradients(case.f, xs, np.broadcast_to(2.0, y.shape)),  # strides of 0, as from a sum
+        gradients(case.f, xs, g) + gradients(case.f, xs, np.full(y.shape, 2.0)),
         strict=True,
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+    )
+    for a, b in pairs:
+        np.testing.assert_allclose(a, b, **close)
 
 
 @every_case
