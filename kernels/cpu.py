@@ -1,104 +1,422 @@
-"""The kernel contract on NumPy and its BLAS.
+"""The kernel contract on a CPU's cores: BLAS and compiled loops, on shards of the batch.
 
 A convolution is a matrix product over the patches of x (im2col: "image to columns"):
 
-    cols (G, C/G·R·S, N·P·Q)   w (G, K/G, C/G·R·S)
+    cols (N·P·Q, R·S·C)   filters (K, R·S·C)          y, g (N·P·Q, K)
 
-    conv2d        y    = w · cols
-    conv2d_dgrad  gx   = col2im(wᵀ · g)
-    conv2d_wgrad  gw   = g · colsᵀ
+    conv2d        y    = cols · filtersᵀ
+    conv2d_dgrad  gx   = col2im(g · filters)
+    conv2d_wgrad  gw   = gᵀ · cols
+
+Each core takes a range of images, and cuts them into pieces so small that cols, which is as large
+as all taps together, is still in its cache when BLAS reads it.
+
+Results have the contract's shapes, and channels last in memory: an image (N,C,H,W) is a view of an
+array (N,H,W,C), in which a pixel's channels are neighbours and a matrix of pixels needs no copy.
+Arrays in any other order are taken too, and copied first.
+
+This is for float32. Other dtypes, grouped convolutions, and all where Numba is missing, run as in
+plain.py.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from minigan.kernels import reference
-from minigan.kernels.reference import Pads, Pair, adam, conv_out_size
-
-__all__ = [
-    "adam",
-    "batch_norm",
-    "batch_norm_backward",
-    "bias_act",
-    "bias_act_backward",
-    "conv2d",
-    "conv2d_dgrad",
-    "conv2d_wgrad",
-]
+from minigan.kernels import plain, threads
+from minigan.kernels.reference import Pads, Pair, conv_out_size
 
 Array = Any
 
-bias_act = reference.bias_act
-bias_act_backward = reference.bias_act_backward
-batch_norm = reference.batch_norm
-batch_norm_backward = reference.batch_norm_backward
+# A shard must be worth the ≈ 30 µs that waking a thread takes: at least this many floats, of which
+# a loop moves 2 to 8 a nanosecond. BLAS does as many multiplications in the time of _BLAS loops.
+_LEAST = 1 << 15
+_BLAS = 16
+
+_PIECE = 1 << 18  # floats of cols: about what a core's second cache holds
+_PIECE_ROWS = 512  # rows that it has at least: BLAS reorders the filters for each piece
 
 
-def _im2col(x: Array, taps: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int) -> Array:
-    """x (N,C,H,W) -> cols (G, C/G·R·S, N·P·Q)"""
-    n, c, h, w = x.shape
-    p, q = conv_out_size((h, w), taps, stride, pad, dilation)
-    if any(pad[0]) or any(pad[1]):
-        (top, bottom), (left, right) = pad
-        padded = np.zeros((n, c, h + top + bottom, w + left + right), x.dtype)
-        padded[:, :, top : top + h, left : left + w] = x
-        x = padded
-    sn, sc, sh, sw = x.strides
-    patches = np.lib.stride_tricks.as_strided(
-        x,
-        (c, *taps, n, p, q),
-        (sc, sh * dilation[0], sw * dilation[1], sn, sh * stride[0], sw * stride[1]),
-        writeable=False,
+# ------------------------------------------------------------------------------- loops and layout
+
+_loops: Any = None  # the module of compiled loops, once it is needed; False if there is none
+
+
+def warm_up(progress: Callable[[int, int], None] | None = None) -> bool:
+    """Compile the loops, or load those that an earlier run has compiled. Returns whether there are.
+
+    progress: called with (loops that are ready, loops in all) after each. Compiling all takes
+    seconds. Without this call it happens when the first kernel runs.
+    """
+    global _loops
+    if _loops is None:
+        try:
+            from minigan.kernels import compiled
+
+            compiled.prepare(progress)
+            _loops = compiled
+        except Exception as error:
+            _loops = False
+            warnings.warn(
+                f"CPU kernels run on plain NumPy, several times slower, since Numba does not work "
+                f"here ({type(error).__name__}: {error}): pip install numba",
+                stacklevel=2,
+            )
+    return _loops is not False
+
+
+def _fast(*arrays: Array) -> bool:
+    """Whether the compiled loops can work on these arrays: float32, some elements."""
+    return all(a.dtype == np.float32 and a.size for a in arrays) and (
+        _loops not in (None, False) or warm_up()
     )
-    return patches.reshape(groups, c // groups * taps[0] * taps[1], n * p * q)
 
 
-def _col2im(cols: Array, size: Pair, taps: Pair, stride: Pair, pad: Pads, dilation: Pair) -> Array:
-    """cols (C,R,S,N,P,Q) -> gx (N,C,H,W), each patch element added where im2col had read it."""
-    c, _, _, n, p, q = cols.shape
-    (top, bottom), (left, right) = pad
-    gx = np.zeros((n, c, size[0] + top + bottom, size[1] + left + right), cols.dtype)
-    by_channel = gx.transpose(1, 0, 2, 3)
-    for r in range(taps[0]):
-        for s in range(taps[1]):
-            i, j = r * dilation[0], s * dilation[1]
-            rows = slice(i, i + stride[0] * (p - 1) + 1, stride[0])
-            columns = slice(j, j + stride[1] * (q - 1) + 1, stride[1])
-            by_channel[:, :, rows, columns] += cols[:, r, s]
-    return np.ascontiguousarray(gx[:, :, top : top + size[0], left : left + size[1]])
+def _shards(parts: int, work: int) -> int:
+    """Among how many threads to share `parts` images or rows that are `work` floats in all."""
+    return max(1, min(threads.count(), parts, work // _LEAST))
 
 
-def _columns_of(g: Array, groups: int) -> Array:
-    """g (N,K,P,Q) -> (G, K/G, N·P·Q)"""
-    n, k, p, q = g.shape
-    return g.transpose(1, 0, 2, 3).reshape(groups, k // groups, n * p * q)
+def _share(task: Callable[[int, int, int], None], parts: int, work: int) -> int:
+    """Call task(shard, first, last) for each shard of `parts`. Returns the number of shards."""
+    shards = _shards(parts, work)
+    ranges = threads.split(parts, shards)
+    threads.run(lambda i: task(i, *ranges[i]), shards)
+    return shards
+
+
+def _transposed(a: Array, outer: int, m: int, n: int) -> Array:
+    """a (shards,outer,m,n) -> (outer,n,m), the sum over the shards, all flat and in order"""
+    b = np.empty(outer * m * n, np.float32)
+    flat, parts = a.reshape(-1), a.size // b.size
+
+    def task(_: int, first: int, last: int) -> None:
+        _loops.transpose_last(flat, b, outer, m, n, parts, first, last)
+
+    _share(task, outer, a.size)
+    return b
+
+
+def _dense(a: Array) -> Array:
+    """a with its elements in order, and not read-only, which the loops' types are not."""
+    a = np.ascontiguousarray(a)
+    return a if a.flags.writeable else a.copy()
+
+
+def _channels_last(x: Array) -> Array:
+    """x (N,C,...) -> (N,...,C) with its elements in order; a view if they are."""
+    last = np.moveaxis(x, 1, -1)
+    if last.flags.c_contiguous or not x.flags.c_contiguous:
+        return _dense(last)
+    return _transposed(x, len(x), x.shape[1], prod(x.shape[2:])).reshape(last.shape)
+
+
+def _rows(x: Array) -> Array:
+    """x (N,C,...) -> (M,C)"""
+    return _channels_last(x).reshape(-1, x.shape[1])
+
+
+def _images(rows: Array, shape: tuple[int, ...]) -> Array:
+    """rows (M,C) -> (N,C,...) of that shape"""
+    return np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
+
+
+# ------------------------------------------------------------------------------------ convolution
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """The sizes of a convolution, and how its patches are laid out."""
+
+    n: int
+    size: Pair
+    channels: int
+    taps: Pair
+    stride: Pair
+    pad: Pads
+    dilation: Pair
+
+    @property
+    def out(self) -> Pair:
+        return conv_out_size(self.size, self.taps, self.stride, self.pad, self.dilation)
+
+    @property
+    def depth(self) -> int:
+        """R·S·C: the length of a row of cols."""
+        return self.taps[0] * self.taps[1] * self.channels
+
+    @property
+    def pixels(self) -> int:
+        """P·Q: the rows of cols that an image has."""
+        return prod(self.out)
+
+    @property
+    def direct(self) -> bool:
+        """Whether cols is x itself: taps of one pixel each, or one patch that is the image."""
+        if any(map(any, self.pad)):
+            return False
+        whole = self.taps == self.size and self.dilation == (1, 1)
+        return whole or (self.taps == (1, 1) and self.stride == (1, 1))
+
+    def arguments(self) -> tuple[int, ...]:
+        """What the loops are passed after the range of lines."""
+        (top, _), (left, _) = self.pad
+        return (*self.size, self.channels, *self.out, *self.taps, *self.stride, top, left,
+                *self.dilation)  # fmt: skip
+
+    def pieces(self, first: int, last: int, rows: int) -> list[tuple[int, int]]:
+        """The lines (n,p) of images first .. last in pieces of about so many rows of cols."""
+        p, q = self.out
+        rows = max(rows, _PIECE // self.depth)
+        lines = (last - first) * p
+        count = max(1, round(lines * q / rows))
+        return [(first * p + a, first * p + b) for a, b in threads.split(lines, min(count, lines))]
+
+    def work(self, filters: int) -> int:
+        return self.n * self.pixels * self.depth * (1 + filters // _BLAS)
+
+
+def _filters(w: Array) -> Array:
+    """w (K,C,R,S) -> (K, R·S·C)"""
+    k, c, r, s = w.shape
+    if c == 1 or r * s == 1:
+        return _dense(w).reshape(k, -1)
+    return _transposed(_dense(w), k, c, r * s).reshape(k, -1)
 
 
 def conv2d(x: Array, w: Array, stride: Pair, pad: Pads, dilation: Pair, groups: int) -> Array:
+    if groups != 1 or not _fast(x, w):
+        return plain.conv2d(x, w, stride, pad, dilation, groups)
+    n, c, *size = x.shape
     k, _, *taps = w.shape
-    p, q = conv_out_size(x.shape[2:], (taps[0], taps[1]), stride, pad, dilation)
-    cols = _im2col(x, (taps[0], taps[1]), stride, pad, dilation, groups)
-    y = w.reshape(groups, k // groups, -1) @ cols
-    return np.ascontiguousarray(y.reshape(k, len(x), p, q).transpose(1, 0, 2, 3))
+    geometry = _Geometry(n, tuple(size), c, tuple(taps), stride, pad, dilation)
+    (p, q), depth, arguments = geometry.out, geometry.depth, geometry.arguments()
+    images, filters = _channels_last(x).reshape(-1), _filters(w)
+    y = np.empty((n * p * q, k), np.float32)
+
+    def task(_: int, first: int, last: int) -> None:
+        if geometry.direct:
+            cols = images.reshape(-1, depth)
+            rows = slice(first * p * q, last * p * q)
+            np.matmul(cols[rows], filters.T, out=y[rows])
+            return
+        pieces = geometry.pieces(first, last, _PIECE_ROWS)
+        buffer = np.empty(max(b - a for a, b in pieces) * q * depth, np.float32)
+        for a, b in pieces:
+            _loops.im2col(images, buffer, a, b, *arguments)
+            cols = buffer[: (b - a) * q * depth].reshape(-1, depth)
+            np.matmul(cols, filters.T, out=y[a * q : b * q])
+
+    _share(task, n, geometry.work(k))
+    return _images(y, (n, k, p, q))
 
 
 def conv2d_dgrad(
     g: Array, w: Array, size: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int
 ) -> Array:
+    if groups != 1 or not _fast(g, w):
+        return plain.conv2d_dgrad(g, w, size, stride, pad, dilation, groups)
     n, k, p, q = g.shape
     _, c, *taps = w.shape
-    wt = w.reshape(groups, k // groups, -1).transpose(0, 2, 1)
-    cols = (wt @ _columns_of(g, groups)).reshape(groups * c, *taps, n, p, q)
-    return _col2im(cols, size, (taps[0], taps[1]), stride, pad, dilation)
+    geometry = _Geometry(n, size, c, tuple(taps), stride, pad, dilation)
+    depth, arguments = geometry.depth, geometry.arguments()
+    g_rows, filters = _rows(g), _filters(w)
+    gx = np.empty(n * size[0] * size[1] * c, np.float32)
+    image = gx.size // n
+
+    def task(_: int, first: int, last: int) -> None:
+        if geometry.direct:
+            rows = slice(first * p * q, last * p * q)
+            np.matmul(g_rows[rows], filters, out=gx.reshape(-1, depth)[rows])
+            return
+        gx[first * image : last * image] = 0
+        pieces = geometry.pieces(first, last, _PIECE_ROWS)
+        buffer = np.empty(max(b - a for a, b in pieces) * q * depth, np.float32)
+        for a, b in pieces:
+            cols = buffer[: (b - a) * q * depth]
+            np.matmul(g_rows[a * q : b * q], filters, out=cols.reshape(-1, depth))
+            _loops.col2im(cols, gx, a, b, *arguments)
+
+    _share(task, n, geometry.work(k))
+    return _images(gx, (n, c, *size))
 
 
 def conv2d_wgrad(
     x: Array, g: Array, taps: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int
 ) -> Array:
-    k, c = g.shape[1], x.shape[1]
-    cols = _im2col(x, taps, stride, pad, dilation, groups)
-    gw = _columns_of(g, groups) @ cols.transpose(0, 2, 1)
-    return gw.reshape(k, c // groups, *taps)
+    if groups != 1 or not _fast(x, g):
+        return plain.conv2d_wgrad(x, g, taps, stride, pad, dilation, groups)
+    n, c, *size = x.shape
+    k, p, q = g.shape[1:]
+    geometry = _Geometry(n, tuple(size), c, taps, stride, pad, dilation)
+    depth, arguments = geometry.depth, geometry.arguments()
+    images, g_rows = _channels_last(x).reshape(-1), _rows(g)
+    work = geometry.work(k)
+    sums = np.empty((_shards(n, work), k, depth), np.float32)
+
+    def task(shard: int, first: int, last: int) -> None:
+        if geometry.direct:
+            cols = images.reshape(-1, depth)
+            rows = slice(first * p * q, last * p * q)
+            np.matmul(g_rows[rows].T, cols[rows], out=sums[shard])
+            return
+        pieces = geometry.pieces(first, last, 2 * _PIECE_ROWS)  # fewer, as each adds to the sum
+        buffer = np.empty(max(b - a for a, b in pieces) * q * depth, np.float32)
+        for a, b in pieces:
+            _loops.im2col(images, buffer, a, b, *arguments)
+            cols = buffer[: (b - a) * q * depth].reshape(-1, depth)
+            g_piece = g_rows[a * q : b * q].T
+            if (a, b) == pieces[0]:
+                np.matmul(g_piece, cols, out=sums[shard])
+            else:
+                sums[shard] += g_piece @ cols
+
+    _share(task, n, work)
+    return _transposed(sums, k, taps[0] * taps[1], c).reshape(k, c, *taps)
+
+
+def matmul(x: Array, b: Array) -> Array:
+    """x @ b, the rows or the columns of the result shared among the threads."""
+    if x.ndim != 2 or b.ndim != 2 or x.dtype != b.dtype:
+        with threads.one_blas_thread():
+            return x @ b
+    m, n = len(x), b.shape[1]
+    y = np.empty((m, n), x.dtype)
+
+    def rows(_: int, first: int, last: int) -> None:
+        np.matmul(x[first:last], b, out=y[first:last])
+
+    def columns(_: int, first: int, last: int) -> None:
+        np.matmul(x, b[:, first:last], out=y[:, first:last])
+
+    _share(rows if m >= n else columns, max(m, n), m * n * x.shape[1] // _BLAS)
+    return y
+
+
+# --------------------------------------------------------------------------- bias and activation
+
+
+def bias_act(x: Array, bias: Array, act: str, slope: float) -> Array:
+    if not _fast(x):
+        return plain.bias_act(x, bias, act, slope)
+    rows = _rows(x)
+    bias = np.zeros(x.shape[1], np.float32) if bias is None else _dense(bias)
+    y = np.empty_like(rows)
+    code = _loops.ACTS[act]
+
+    def task(_: int, first: int, last: int) -> None:
+        _loops.bias_act(rows, bias, y, code, slope, first, last)
+        _finish(y[first:last], act)
+
+    _share(task, len(rows), x.size)
+    return _images(y, x.shape)
+
+
+def _finish(y: Array, act: str) -> None:
+    """Apply, in place, the activations that the loops leave to NumPy."""
+    if act == "tanh":
+        np.tanh(y, out=y)
+    elif act == "sigmoid":
+        y *= np.float32(0.5)
+        np.tanh(y, out=y)
+        y *= np.float32(0.5)
+        y += np.float32(0.5)
+
+
+def bias_act_backward(g: Array, y: Array, act: str, slope: float) -> tuple[Array, Array]:
+    if not _fast(g, y):
+        return plain.bias_act_backward(g, y, act, slope)
+    g_rows, y_rows = _rows(g), _rows(y)
+    gx = np.empty_like(g_rows)
+    sums = np.empty((threads.count(), g.shape[1]))
+
+    def task(shard: int, first: int, last: int) -> None:
+        _loops.bias_act_backward(
+            g_rows, y_rows, gx, sums[shard], _loops.ACTS[act], slope, first, last
+        )
+
+    shards = _share(task, len(g_rows), g.size)
+    return _images(gx, g.shape), sums[:shards].sum(axis=0).astype(np.float32)
+
+
+# ------------------------------------------------------------------------------------- batch norm
+
+
+def batch_norm(
+    x: Array, weight: Array, bias: Array, eps: float, act: str, slope: float
+) -> tuple[Array, Array, Array]:
+    if not _fast(x):
+        return plain.batch_norm(x, weight, bias, eps, act, slope)
+    rows = _rows(x)
+    m, c = rows.shape
+    sums = np.empty((2, threads.count(), c))
+
+    def measure(shard: int, first: int, last: int) -> None:
+        _loops.moments(rows, sums[0, shard], sums[1, shard], first, last)
+
+    shards = _share(measure, m, x.size)
+    mean, square = sums[:, :shards].sum(axis=1) / m
+    rstd64 = 1 / np.sqrt(np.maximum(square - mean * mean, 0) + eps)
+    mean, rstd = mean.astype(np.float32), rstd64.astype(np.float32)
+    scale = rstd if weight is None else rstd * weight
+    bias = np.zeros(c, np.float32) if bias is None else _dense(bias)
+    y = np.empty_like(rows)
+
+    def apply(_: int, first: int, last: int) -> None:
+        _loops.normalise(rows, mean, scale, bias, y, _loops.ACTS[act], slope, first, last)
+        _finish(y[first:last], act)
+
+    _share(apply, m, x.size)
+    return _images(y, x.shape), mean, rstd
+
+
+def batch_norm_backward(
+    g: Array, x: Array, y: Array, weight: Array, mean: Array, rstd: Array, act: str, slope: float
+) -> tuple[Array, Array, Array]:
+    if not _fast(g, x, y):
+        return plain.batch_norm_backward(g, x, y, weight, mean, rstd, act, slope)
+    g_rows, x_rows, y_rows = _rows(g), _rows(x), _rows(y)
+    m, c = x_rows.shape
+    code = _loops.ACTS[act]
+    sums = np.empty((2, threads.count(), c))
+
+    def measure(shard: int, first: int, last: int) -> None:
+        into = sums[0, shard], sums[1, shard]
+        _loops.batch_norm_sums(g_rows, x_rows, y_rows, mean, rstd, *into, code, slope, first, last)
+
+    shards = _share(measure, m, x.size)
+    gbias, gweight = sums[:, :shards].sum(axis=1)
+    scale = rstd if weight is None else rstd * weight
+    means = (gbias / m).astype(np.float32), (gweight / m).astype(np.float32)
+    gx = np.empty_like(g_rows)
+
+    def apply(_: int, first: int, last: int) -> None:
+        _loops.batch_norm_gradient(
+            g_rows, x_rows, y_rows, mean, rstd, scale, *means, gx, code, slope, first, last
+        )
+
+    _share(apply, m, x.size)
+    return _images(gx, x.shape), gweight.astype(np.float32), gbias.astype(np.float32)
+
+
+# ------------------------------------------------------------------------------------------- Adam
+
+
+def adam(
+    p: Array, g: Array, m: Array, v: Array, lr: float, beta1: float, beta2: float, eps: float,
+    weight_decay: float, step: int,
+) -> None:  # fmt: skip
+    arrays = (p, g, m, v)
+    if not _fast(*arrays) or not all(a.ndim == 1 and a.flags.c_contiguous for a in arrays):
+        return plain.adam(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step)
+    rate, root = lr / (1 - beta1**step), 1 / (1 - beta2**step)
+    options = (beta1, beta2, rate, root, eps, 1 - lr * weight_decay)
+    _share(
+        lambda _, first, last: _loops.adam(p, g, m, v, *options, first, last), p.size, 4 * p.size
+    )

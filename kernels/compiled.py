@@ -1,0 +1,302 @@
+"""The loops of the CPU kernels, compiled by Numba for this processor and kept for the next run.
+
+Arrays are float32 with elements in order, channels last:
+
+    x (N,H,W,C)   g, y (N,P,Q,K)   cols (N·P·Q, R·S·C)   rows (M,C): one pixel of one image each
+
+A loop works on a range of rows or images, so that threads can share an array, and holds no GIL.
+Sums over rows are float64, which rounds less and keeps pace with memory. There is no fast-math:
+a result is what its lines say. An activation is a number here, see ACTS; `tanh` and `sigmoid`
+forward are not here, NumPy's vectorised tanh is faster than one call an element.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+LINEAR, RELU, LEAKY_RELU, TANH, SIGMOID = range(5)
+ACTS = {
+    "linear": LINEAR, "relu": RELU, "leaky_relu": LEAKY_RELU, "tanh": TANH, "sigmoid": SIGMOID
+}  # fmt: skip
+
+_TYPES = {
+    "v": "float32[::1]", "m": "float32[:,::1]", "d": "float64[::1]", "dd": "float64[:,::1]",
+    "i": "int64", "f": "float64",
+}  # fmt: skip
+_kernels: list[tuple[Any, str]] = []
+_ready = False
+_lock = threading.Lock()
+_told = False
+
+
+def _tell_uncached(reason: object) -> None:
+    global _told
+    if not _told:
+        _told = True
+        warnings.warn(
+            f"compiled CPU kernels cannot be kept ({reason}), so every run compiles them again: "
+            "set NUMBA_CACHE_DIR to a folder that can be written",
+            stacklevel=3,
+        )
+
+
+def _kernel(types: str) -> Callable[[Callable[..., None]], Any]:
+    """Decorator: compile for arguments of these types (see _TYPES), in `prepare`."""
+
+    def decorate(function: Callable[..., None]) -> Any:
+        try:
+            dispatcher = numba.njit(nogil=True, error_model="numpy", cache=True)(function)
+        except RuntimeError:  # Numba found no folder that it may write to
+            _tell_uncached("no folder for them can be written")
+            dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+        arguments = ", ".join(_TYPES[t] for t in types.split())
+        _kernels.append((dispatcher, f"void({arguments})"))
+        return dispatcher
+
+    return decorate
+
+
+def prepare(progress: Callable[[int, int], None] | None = None) -> None:
+    """Compile all loops, or load them as an earlier run left them.
+
+    progress: called with (loops that are ready, loops in all) after each.
+    """
+    global _ready
+    with _lock:
+        if _ready:
+            return
+        for i, (dispatcher, signature) in enumerate(_kernels):
+            try:
+                dispatcher.compile(signature)
+            except OSError as error:  # compiled, but not saved: a full disk, say
+                _tell_uncached(error)
+            if progress is not None:
+                progress(i + 1, len(_kernels))
+        _ready = True
+
+
+# ----------------------------------------------------------------------------------- convolution
+# Inner loops run over slices: Numba then knows that no index is negative, and LLVM makes them wide.
+
+
+@_kernel("v v i i i i i i i i i i i i i i i")
+def im2col(x, cols, first, last, h, w, c, p, q, taps_r, taps_s, sh, sw, top, left, dh, dw):  # type: ignore[no-untyped-def]
+    """cols[(n,p,q), (r,s,c)] = x[n, p·sh + r·dh - top, q·sw + s·dw - left, c], 0 in the padding
+
+    For the lines (n,p) numbered first .. last; cols begins with line `first`.
+    """
+    length = taps_s * c
+    i = 0
+    for line in range(first, last):
+        n, row = line // p, line % p * sh - top
+        for column in range(q):
+            left_end = column * sw - left
+            # The taps s0 .. s1 meet a column of the image, the others its padding.
+            s0 = min(max(0, (dw - 1 - left_end) // dw), taps_s)
+            s1 = max(s0, min(taps_s, (w - left_end + dw - 1) // dw))
+            for r in range(taps_r):
+                y = row + r * dh
+                to = cols[i : i + length]
+                i += length
+                if y < 0 or y >= h or s0 == s1:
+                    for j in range(length):
+                        to[j] = 0
+                    continue
+                for j in range(s0 * c):
+                    to[j] = 0
+                at = ((n * h + y) * w + left_end + s0 * dw) * c
+                if dw == 1:  # their columns are neighbours: one run
+                    run, tap = (s1 - s0) * c, x[at:]
+                    to_run = to[s0 * c :]
+                    for j in range(run):
+                        to_run[j] = tap[j]
+                else:
+                    for s in range(s0, s1):
+                        tap, to_run = x[at + (s - s0) * dw * c :], to[s * c :]
+                        for j in range(c):
+                            to_run[j] = tap[j]
+                rest = to[s1 * c :]
+                for j in range(length - s1 * c):
+                    rest[j] = 0
+
+
+@_kernel("v v i i i i i i i i i i i i i i i")
+def col2im(cols, x, first, last, h, w, c, p, q, taps_r, taps_s, sh, sw, top, left, dh, dw):  # type: ignore[no-untyped-def]
+    """The transpose: each element of cols added to the x that im2col reads it from."""
+    length = taps_s * c
+    i = 0
+    for line in range(first, last):
+        n, row = line // p, line % p * sh - top
+        for column in range(q):
+            left_end = column * sw - left
+            s0 = min(max(0, (dw - 1 - left_end) // dw), taps_s)
+            s1 = max(s0, min(taps_s, (w - left_end + dw - 1) // dw))
+            for r in range(taps_r):
+                y = row + r * dh
+                i += length
+                if y < 0 or y >= h or s0 == s1:
+                    continue
+                at = ((n * h + y) * w + left_end + s0 * dw) * c
+                if dw == 1:
+                    run, tap, taken = (s1 - s0) * c, x[at:], cols[i - length + s0 * c :]
+                    for j in range(run):
+                        tap[j] += taken[j]
+                else:
+                    for s in range(s0, s1):
+                        tap, taken = x[at + (s - s0) * dw * c :], cols[i - length + s * c :]
+                        for j in range(c):
+                            tap[j] += taken[j]
+
+
+@_kernel("v v i i i i i i")
+def transpose_last(a, b, outer, m, n, shards, first, last):  # type: ignore[no-untyped-def]
+    """b[i,k,j] = Σ_shard a[shard,i,j,k], first ≤ i < last
+
+    a (shards,outer,m,n) -> b (outer,n,m)
+    """
+    size = outer * m * n
+    for i in range(first, last):
+        for j0 in range(0, m, 16):
+            width = min(16, m - j0)
+            for k in range(n):
+                to, at = b[(i * n + k) * m + j0 :], a[(i * m + j0) * n + k :]
+                for j in range(width):
+                    to[j] = at[j * n]
+                for s in range(1, shards):
+                    at = a[s * size + (i * m + j0) * n + k :]
+                    for j in range(width):
+                        to[j] += at[j * n]
+
+
+# ---------------------------------------------------------------------------------- activations
+
+
+@numba.njit(inline="always")
+def _act(v, act, slope):  # type: ignore[no-untyped-def]
+    if act == RELU:
+        return np.float32(0) if v <= 0 else v  # a NaN stays one
+    if act == LEAKY_RELU:
+        return slope * v if v <= 0 else v
+    return v
+
+
+@numba.njit(inline="always")
+def _act_gradient(g, y, act, slope):  # type: ignore[no-untyped-def]
+    """g · act'(x), as a function of y = act(x)."""
+    if act == RELU:
+        return g if y > 0 else np.float32(0) * g
+    if act == LEAKY_RELU:
+        return g if y > 0 else slope * g
+    if act == TANH:
+        return g * (np.float32(1) - y * y)
+    if act == SIGMOID:
+        return g * (y * (np.float32(1) - y))
+    return g
+
+
+@_kernel("m v m i f i i")
+def bias_act(x, bias, y, act, slope, first, last):  # type: ignore[no-untyped-def]
+    """y = act(x + bias[c])"""
+    slope = np.float32(slope)
+    for i in range(first, last):
+        for c in range(x.shape[1]):
+            y[i, c] = _act(x[i, c] + bias[c], act, slope)
+
+
+@_kernel("m m m d i f i i")
+def bias_act_backward(g, y, gx, gbias, act, slope, first, last):  # type: ignore[no-untyped-def]
+    """gx = g · act'(y),   gbias[c] = Σ gx"""
+    slope = np.float32(slope)
+    for c in range(g.shape[1]):
+        gbias[c] = 0
+    for i in range(first, last):
+        for c in range(g.shape[1]):
+            v = _act_gradient(g[i, c], y[i, c], act, slope)
+            gx[i, c] = v
+            gbias[c] += v
+
+
+@_kernel("m d i i")
+def column_sums(g, sums, first, last):  # type: ignore[no-untyped-def]
+    """sums[c] = Σ g"""
+    for c in range(g.shape[1]):
+        sums[c] = 0
+    for i in range(first, last):
+        for c in range(g.shape[1]):
+            sums[c] += g[i, c]
+
+
+# ----------------------------------------------------------------------------------- batch norm
+
+
+@_kernel("m d d i i")
+def moments(x, sums, squares, first, last):  # type: ignore[no-untyped-def]
+    """sums[c] = Σ x,   squares[c] = Σ x²"""
+    for c in range(x.shape[1]):
+        sums[c] = 0
+        squares[c] = 0
+    for i in range(first, last):
+        for c in range(x.shape[1]):
+            v = np.float64(x[i, c])
+            sums[c] += v
+            squares[c] += v * v
+
+
+@_kernel("m v v v m i f i i")
+def normalise(x, mean, scale, bias, y, act, slope, first, last):  # type: ignore[no-untyped-def]
+    """y = act((x - mean[c]) · scale[c] + bias[c])"""
+    slope = np.float32(slope)
+    for i in range(first, last):
+        for c in range(x.shape[1]):
+            y[i, c] = _act((x[i, c] - mean[c]) * scale[c] + bias[c], act, slope)
+
+
+@_kernel("m m m v v d d i f i i")
+def batch_norm_sums(g, x, y, mean, rstd, ga_sum, gax_sum, act, slope, first, last):  # type: ignore[no-untyped-def]
+    """With ga = g · act'(y):   ga_sum[c] = Σ ga,   gax_sum[c] = Σ ga · (x - mean) · rstd"""
+    slope = np.float32(slope)
+    for c in range(x.shape[1]):
+        ga_sum[c] = 0
+        gax_sum[c] = 0
+    for i in range(first, last):
+        for c in range(x.shape[1]):
+            ga = _act_gradient(g[i, c], y[i, c], act, slope)
+            ga_sum[c] += ga
+            gax_sum[c] += ga * ((x[i, c] - mean[c]) * rstd[c])
+
+
+@_kernel("m m m v v v v v m i f i i")
+def batch_norm_gradient(  # type: ignore[no-untyped-def]
+    g, x, y, mean, rstd, scale, ga_mean, gax_mean, gx, act, slope, first, last
+):
+    """gx = scale · (ga - ga_mean - (x - mean) · rstd · gax_mean)"""
+    slope = np.float32(slope)
+    for i in range(first, last):
+        for c in range(x.shape[1]):
+            ga = _act_gradient(g[i, c], y[i, c], act, slope)
+            xhat = (x[i, c] - mean[c]) * rstd[c]
+            gx[i, c] = scale[c] * (ga - ga_mean[c] - xhat * gax_mean[c])
+
+
+# ----------------------------------------------------------------------------------------- Adam
+
+
+@_kernel("v v v v f f f f f f i i")
+def adam(p, g, m, v, beta1, beta2, rate, root, eps, decay, first, last):  # type: ignore[no-untyped-def]
+    """m = β1·m + (1-β1)·g,  v = β2·v + (1-β2)·g²,  p = p·decay - rate · m / (sqrt(v·root) + eps)"""
+    new_m, new_v = np.float32(1 - beta1), np.float32(1 - beta2)
+    rate, root, eps = np.float32(rate), np.float32(root), np.float32(eps)
+    decay = np.float32(decay)
+    p, g, m, v = p[first:last], g[first:last], m[first:last], v[first:last]
+    for i in range(len(p)):
+        m_i = m[i] + new_m * (g[i] - m[i])
+        v_i = v[i] + new_v * (g[i] * g[i] - v[i])
+        m[i] = m_i
+        v[i] = v_i
+        p[i] = p[i] * decay - rate * m_i / (np.sqrt(v_i * root) + eps)
