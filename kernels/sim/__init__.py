@@ -6,6 +6,7 @@
 Not seen by it: bugs of ptxas, weak memory order, the last bits of approximate functions, time.
 """
 
+from .counters import Counters, Counts
 from .launch import Module, Result, empty, load, run
 from .machine import Fault
 from .nvrtc import CompileError, CompilerMissing
@@ -14,6 +15,8 @@ from .parser import ParseError
 __all__ = [
     "CompileError",
     "CompilerMissing",
+    "Counters",
+    "Counts",
     "Fault",
     "Module",
     "ParseError",

@@ -14,6 +14,7 @@ import numpy as np
 
 from . import access, nvrtc, parser, warp
 from .checks import Checks
+from .counters import Counters
 from .denormals import flush_denormals
 from .machine import Launch, Machine
 from .memory import GlobalMemory, Unwritten
@@ -35,7 +36,7 @@ class Result:
     """What a launch tells. counters: None unless they were asked for."""
 
     kernel: str
-    counters: Any = None
+    counters: Counters | None = None
 
 
 class Module:
@@ -98,6 +99,8 @@ class Module:
             return result
         params, memory = lay_out(name, program, self.signatures[name], args, self.parsed.statics)
         launch = Launch(program, grid3, block3, params, memory, shared, self.source_line)
+        if counters:
+            launch.counters = result.counters = Counters(self.parsed.files)
         if checks:
             launch.checks = Checks(memory, program.granule, math.prod(grid3))
         with np.errstate(all="ignore"), flush_denormals():

@@ -232,6 +232,8 @@ class Machine:
         active = mask
         if op.guard is not None:
             active = self._guarded(op, mask)
+            if self.counters:
+                self.counters.branch(self, op, mask, active)
             if active is None:
                 self._go(block.following, mask)
                 return
