@@ -102,8 +102,9 @@ def test_importing_minigan_imports_nothing_heavy():
 
 
 def test_importing_minigan_takes_under_300_ms():
-    """The best of up to ten tries: a busy machine must not fail it."""
-    code = "import time; t = time.perf_counter(); import minigan; print(time.perf_counter() - t)"
+    """In CPU time, the best of up to ten tries: a busy machine must not fail it."""
+    clock = "time.process_time()"
+    code = f"import time; start = {clock}; import minigan; print({clock} - start)"
     times = []
     while len(times) < 10 and (not times or min(times) >= 0.3):
         times.append(float(python(code)))
