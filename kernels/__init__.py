@@ -14,7 +14,7 @@ cannot do what it is asked says so.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,7 +33,9 @@ __all__ = [
     "conv2d_dgrad",
     "conv2d_wgrad",
     "conv_out_size",
+    "matmul",
     "use",
+    "warm_up",
 ]
 
 _MODULES = {"cpu": "cpu", "sim": "cuda", "cuda": "cuda", "reference": "reference"}
@@ -68,6 +70,16 @@ def use(name: str) -> Iterator[None]:
         set_host(previous)
 
 
+def warm_up(progress: Callable[[int, int], None] | None = None) -> None:
+    """Make the kernels of NumPy arrays ready, which takes seconds when they were never compiled.
+
+    progress: called with (those that are ready, all of them) after each. What needs no compiling,
+    and what runs without this call, is ready at once or when first used.
+    """
+    if _host == "cpu":
+        importlib.import_module("minigan.kernels.cpu").warm_up(progress)
+
+
 def conv2d(x: Any, w: Any, stride: Pair, pad: Pads, dilation: Pair, groups: int) -> Any:
     return _module(x).conv2d(x, w, stride, pad, dilation, groups)
 
@@ -82,6 +94,10 @@ def conv2d_wgrad(
     x: Any, g: Any, taps: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int
 ) -> Any:
     return _module(x).conv2d_wgrad(x, g, taps, stride, pad, dilation, groups)
+
+
+def matmul(x: Any, b: Any) -> Any:
+    return x @ b if backend(x) in ("cuda", "sim") else _module(x).matmul(x, b)
 
 
 def bias_act(x: Any, bias: Any, act: str, slope: float) -> Any:

@@ -78,6 +78,10 @@ def _fast(*arrays: Array) -> bool:
     )
 
 
+def _all_float32(*arrays: Array | None) -> bool:
+    return all(a is None or a.dtype == np.float32 for a in arrays)
+
+
 def _shards(parts: int, work: int) -> int:
     """Among how many threads to share `parts` images or rows that are `work` floats in all."""
     return max(1, min(threads.count(), parts, work // _LEAST))
@@ -303,7 +307,7 @@ def matmul(x: Array, b: Array) -> Array:
 
 
 def bias_act(x: Array, bias: Array, act: str, slope: float) -> Array:
-    if not _fast(x):
+    if not _fast(x) or not _all_float32(bias):
         return plain.bias_act(x, bias, act, slope)
     rows = _rows(x)
     bias = np.zeros(x.shape[1], np.float32) if bias is None else _dense(bias)
@@ -332,17 +336,23 @@ def _finish(y: Array, act: str) -> None:
 def bias_act_backward(g: Array, y: Array, act: str, slope: float) -> tuple[Array, Array]:
     if not _fast(g, y):
         return plain.bias_act_backward(g, y, act, slope)
-    g_rows, y_rows = _rows(g), _rows(y)
-    gx = np.empty_like(g_rows)
+    g_rows = _rows(g)
     sums = np.empty((threads.count(), g.shape[1]))
+    if act == "linear":
+        gx = g
 
-    def task(shard: int, first: int, last: int) -> None:
-        _loops.bias_act_backward(
-            g_rows, y_rows, gx, sums[shard], _loops.ACTS[act], slope, first, last
-        )
+        def task(shard: int, first: int, last: int) -> None:
+            _loops.column_sums(g_rows, sums[shard], first, last)
+    else:
+        y_rows, gx_rows, code = _rows(y), np.empty_like(g_rows), _loops.ACTS[act]
+        gx = _images(gx_rows, g.shape)
+
+        def task(shard: int, first: int, last: int) -> None:
+            into = gx_rows, sums[shard]
+            _loops.bias_act_backward(g_rows, y_rows, *into, code, slope, first, last)
 
     shards = _share(task, len(g_rows), g.size)
-    return _images(gx, g.shape), sums[:shards].sum(axis=0).astype(np.float32)
+    return gx, sums[:shards].sum(axis=0).astype(np.float32)
 
 
 # ------------------------------------------------------------------------------------- batch norm
@@ -351,7 +361,7 @@ def bias_act_backward(g: Array, y: Array, act: str, slope: float) -> tuple[Array
 def batch_norm(
     x: Array, weight: Array, bias: Array, eps: float, act: str, slope: float
 ) -> tuple[Array, Array, Array]:
-    if not _fast(x):
+    if not _fast(x) or not _all_float32(weight, bias):
         return plain.batch_norm(x, weight, bias, eps, act, slope)
     rows = _rows(x)
     m, c = rows.shape

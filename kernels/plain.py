@@ -27,6 +27,7 @@ __all__ = [
     "conv2d",
     "conv2d_dgrad",
     "conv2d_wgrad",
+    "matmul",
 ]
 
 Array = Any
@@ -102,3 +103,7 @@ def conv2d_wgrad(
     cols = _im2col(x, taps, stride, pad, dilation, groups)
     gw = _columns_of(g, groups) @ cols.transpose(0, 2, 1)
     return gw.reshape(k, c // groups, *taps)
+
+
+def matmul(x: Array, b: Array) -> Array:
+    return x @ b

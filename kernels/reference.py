@@ -105,6 +105,11 @@ def conv2d_wgrad(
     return gw.reshape(k, c // groups, *taps)
 
 
+def matmul(x, b):
+    """y = x @ b: x (...,n,k), b (...,k,m) -> y (...,n,m)"""
+    return x @ b
+
+
 # Activations that end a fused kernel. Each is inverted by its own output y, so that a backward pass
 # keeps y alone:  dy/dx as a function of y.
 ACTIVATIONS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {

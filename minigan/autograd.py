@@ -261,6 +261,7 @@ class Primitive:
         self.rules: dict[str, _Rule | None] = {}
         self._constants: list[int] = []
         self._plans: dict[tuple[bool, ...], tuple[set[int], bool]] = {}
+        self._fast_vjp: Callable[..., Sequence[Any]] | None = None
 
     def __repr__(self) -> str:
         return f"<op {self.name}{self.__signature__}>"
@@ -277,6 +278,15 @@ class Primitive:
             return function
 
         return register
+
+    def fast_vjp(self, function: Callable[..., Sequence[Any]]) -> Callable[..., Any]:
+        """Decorator: all gradients at once, on arrays; taken instead of the vjps where it can be.
+
+        (g, y, *arrays, **attrs) -> one gradient an argument, None where there is none.   y: None if
+        no vjp names it.   arrays: all arguments if some vjp names one, and those None that none does.
+        """
+        self._fast_vjp = function
+        return function
 
     def constant(self, *arguments: str) -> None:
         """Declare that the output does not depend smoothly on `arguments`: gradient zero."""
@@ -309,6 +319,9 @@ class Primitive:
 
     def pull(self, node: Node, g: Any, wanted: list[int], create_graph: bool) -> list[Any]:
         """The gradients by the arguments at `wanted`, from g = dL/dy; None stands for zeros."""
+        if self._fast_vjp is not None and not create_graph:
+            grads = self._fast_vjp(g, node.saved, *node.kept, **{**self.attributes, **node.attrs})
+            return [grads[i] for i in wanted]
         return [self._apply(node, i, g, create_graph) for i in wanted]
 
     def _bind(self, args: Any, attrs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -371,20 +384,15 @@ class Fused(Primitive):
     """A composite of ops with array-only shortcuts; the composite is the definition.
 
     fast_forward(*arrays, **attrs) -> (y, saved)
-    fast_vjp(g, saved, *arrays, **attrs) -> one gradient an argument, None where there is none
+    fast_vjp(g, saved, *arrays, **attrs) -> one gradient an argument, given all arrays
 
     `grad(create_graph=True)` replays the composite on the saved arguments and differentiates that.
     """
 
     _forward: Callable[..., tuple[Array, Any]] | None = None
-    _vjp: Callable[..., Sequence[Any]] | None = None
 
     def fast_forward(self, function: Callable[..., tuple[Array, Any]]) -> Callable[..., Any]:
         self._forward = function
-        return function
-
-    def fast_vjp(self, function: Callable[..., Sequence[Any]]) -> Callable[..., Any]:
-        self._vjp = function
         return function
 
     def run(self, arrays: list[Any], attrs: dict[str, Any]) -> tuple[Array, Any]:
@@ -396,9 +404,8 @@ class Fused(Primitive):
         return set(range(len(mask))), False
 
     def pull(self, node: Node, g: Any, wanted: list[int], create_graph: bool) -> list[Any]:
-        if self._vjp is not None and not create_graph:
-            grads = self._vjp(g, node.saved, *node.kept, **{**self.attributes, **node.attrs})
-            return [grads[i] for i in wanted]
+        if self._fast_vjp is not None and not create_graph:
+            return super().pull(node, g, wanted, create_graph)
         with _recording(True):
             inputs = [
                 a if p is None else _identity(Tensor.wrap(a, p))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from minigan import kernels
 from minigan.array import Array
 from minigan.autograd import primitive
+from minigan.ops.norm import bias_act
 from minigan.ops.shape import expand_dims, getitem, squeeze, swapaxes
 
 
 @primitive
 def _matmul(x: Array, b: Array) -> Array:
-    return x @ b
+    return kernels.matmul(x, b)
 
 
 @_matmul.vjp("x")
@@ -37,7 +39,7 @@ def matmul(x: Any, b: Any) -> Any:
 
 @primitive
 def _linear(x: Array, w: Array) -> Array:
-    return x @ w.T
+    return kernels.matmul(x, w.T)
 
 
 @_linear.vjp("x")
@@ -59,7 +61,7 @@ def linear(x: Any, w: Any, bias: Any = None) -> Any:
         )
     y = _linear(x if x.ndim == 2 else x.reshape(-1, x.shape[-1]), w)
     if bias is not None:
-        y = y + bias
+        y = bias_act(y, bias)
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], w.shape[0])
 
 

@@ -63,6 +63,32 @@ def _(g: Any, y: Any, act: str, slope: float) -> Any:
     return _act_gradient(g, y, act, slope).sum(axis=_batch_axes(y))
 
 
+@_bias_act.fast_vjp
+def _(g, y, *, act, slope):  # type: ignore[no-untyped-def]
+    return kernels.bias_act_backward(g, y, act, slope)
+
+
+@primitive
+def _add_bias(x: Array, bias: Array) -> Array:
+    """y = x + bias[c], of which no derivative needs an array."""
+    return kernels.bias_act(x, bias, "linear", 1.0)
+
+
+@_add_bias.vjp("x")
+def _(g: Any) -> Any:
+    return g
+
+
+@_add_bias.vjp("bias")
+def _(g: Any) -> Any:
+    return g.sum(axis=_batch_axes(g))
+
+
+@_add_bias.fast_vjp
+def _(g, y):  # type: ignore[no-untyped-def]
+    return kernels.bias_act_backward(g, g, "linear", 1.0)
+
+
 def bias_act(x: Any, bias: Any = None, *, act: str = "linear", slope: float = 0.01) -> Any:
     """y = act(x + bias[c]).   x (N,C,...), bias (C,) or None.
 
@@ -73,8 +99,8 @@ def bias_act(x: Any, bias: Any = None, *, act: str = "linear", slope: float = 0.
         return _ACTIVATIONS[act](x, slope)
     if bias.ndim != 1 or bias.shape[0] != x.shape[1]:
         raise ValueError(f"bias_act: x {x.shape} needs a bias of ({x.shape[1]},), not {bias.shape}")
-    if act == "linear":  # addition keeps no array for its derivative, _bias_act keeps y
-        return x + _per_channel(bias, x)
+    if act == "linear":
+        return _add_bias(x, bias)
     return _bias_act(x, bias, act=act, slope=slope)
 
 
