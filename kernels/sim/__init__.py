@@ -10,7 +10,7 @@ from .counters import Counters, Counts
 from .launch import Module, Result, empty, load, run
 from .machine import Fault
 from .nvrtc import CompileError, CompilerMissing
-from .parser import ParseError
+from .ptx import ParseError
 
 __all__ = [
     "CompileError",

@@ -9,7 +9,7 @@ import numpy as np
 from .machine import Machine, action, narrow
 from .memory import WINDOW, Space
 from .opcodes import I64, U32, UNSIGNED, Value
-from .parser import Op, Reg
+from .ptx import Op, Reg
 
 
 def place(machine: Machine, op: Op, n: int, active: Value) -> tuple[Space, Value]:

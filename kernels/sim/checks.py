@@ -1,22 +1,14 @@
 """What a careful reader of a kernel looks for, looked for at every access.
 
-Shadow memory keeps for each granule (the smallest access of the kernel, at most 4 bytes) who last
-wrote and who last read it, and when. Two accesses by different threads race, if one of them
-writes, they are not both atomic, and nothing orders them. Order comes from:
-
-    __syncthreads        the block's epoch rises
-    __syncwarp, shuffles Lamport clocks: of the lanes that meet, each gets the highest plus one
-    atomics              a fence and then an atomic release what the block wrote, any later atomic
-                         acquires it: enough for "the last block sums up"; else blocks are unordered
-
-(FastTrack, Flanagan and Freund 2009, keeps one reader likewise; here the record says one thread,
-one warp or many.) Clocks of a warp may order more than the program does where member masks are
-partial: so a race can be missed there, but no correct program is accused.
+Bounds, alignment, reads of what nothing has written, copies that may still be under way, and races:
+two accesses by different threads that nothing orders (see order.py), of which one is a write that
+changes the value, and which are not both atomic.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,53 +17,43 @@ import numpy as np
 from .machine import WARP, Machine
 from .memory import GlobalMemory, Space, Unwritten
 from .opcodes import I64, Value
-from .parser import Op
+from .order import COPYING, MANY, SEVERAL, WARPS, Lanes, Order, Shadow, code_of, pc_of
+from .ptx import Op
 
-# A record, 63 bits: epoch + 1 | clock | code | pc of the instruction. 0: never.
-PC, CODE, CLOCK = 20, 12, 12
-# Codes: a thread, a warp's threads, threads of several warps (or blocks), a copy under way.
-WARPS, MANY, COPYING = 1024, 2048, 4095
-
-SEVERAL = -1  # as the block of a record: threads of more than one
-
-OUTSIDE, UNREAD, MAPPED, CONSTANT = range(4)  # state of a granule of global memory
+OUTSIDE, UNREAD, MAPPED, CONSTANT = range(4)  # the state of a granule of global memory
 
 
 @dataclass
-class Accesses:
-    """The lanes that touch memory in one instruction, in arrays of one dimension."""
+class Access:
+    """One instruction's access to one granule a lane. how: read, write or atomic."""
 
-    address: np.ndarray
-    thread: np.ndarray
-    column: np.ndarray
-    block: np.ndarray
-    epoch: np.ndarray
-    clock: np.ndarray
+    machine: Machine
+    op: Op
+    space: Space
+    how: str
+    lanes: Lanes
+    shadow: Shadow
+    cell: Any = None  # the granules, in shadow memory
+    value: Any = None  # what is written
 
-    def stamp(self, pc: int, code: Value = None) -> np.ndarray:
-        code = self.thread if code is None else code
-        when = (self.epoch + 1) << CLOCK | np.minimum(self.clock, (1 << CLOCK) - 1)
-        return (when << CODE | code) << PC | min(pc, (1 << PC) - 1)
+    def fault(self, kind: str, bad: Any, tell: Callable[[int], str]) -> None:
+        """Raise for the first bad lane of the first block, if there is one."""
+        places = np.flatnonzero(bad)
+        if not places.size:
+            return
+        lanes = self.lanes
+        k = int(places[np.lexsort((lanes.thread[places], lanes.column[places]))[0]])
+        self.machine.fault_at(self.op, kind, tell(k), int(lanes.thread[k]), int(lanes.column[k]))
 
-
-class Shadow:
-    """Records of the last write and read of each granule, one column a block (shared memory).
-
-    As long as all blocks do the same, one column stands for all of them.
-    """
-
-    def __init__(self, granules: int, with_blocks: bool) -> None:
-        self.columns = 1
-        self.written = np.zeros(granules, I64)
-        self.read = np.zeros(granules, I64)
-        self.writer_block = np.zeros(granules if with_blocks else 0, np.int32)
-        self.reader_block = np.zeros(granules if with_blocks else 0, np.int32)
-
-    def spread(self, columns: int) -> None:
-        if self.columns == 1 and columns > 1:
-            self.written = np.repeat(self.written, columns)
-            self.read = np.repeat(self.read, columns)
-            self.columns = columns
+    def place(self, k: int) -> str:
+        """What lane k touches, as the source calls it."""
+        address = int(self.lanes.address[k])
+        if self.space.name == "global":
+            return self.machine.launch.memory.where_is(address)
+        for symbol in self.machine.program.kernel.shared if self.space.name == "shared" else ():
+            if symbol.address <= address < symbol.address + symbol.size:
+                return f"{plain_name(symbol.name)} + {address - symbol.address} bytes"
+        return f"byte {address} of {self.space.name} memory"
 
 
 class Checks:
@@ -80,26 +62,21 @@ class Checks:
     def __init__(self, memory: GlobalMemory, granule: int, blocks: int) -> None:
         self.granule = granule
         self.memory = memory
-        self.all_memory = Shadow(-(-memory.bytes // granule), with_blocks=True)
-        self.state = np.zeros(-(-memory.bytes // granule), np.uint8)
+        self.order = Order(blocks)
+        granules = -(-memory.bytes // granule)
+        self.all_memory = Shadow(granules, with_blocks=True)
+        self.state = np.zeros(granules, np.uint8)
         for extent in memory.extents:
             cells = self.state[extent.start // granule : -(-extent.end // granule)]
             array = extent.array
             cells[:] = MAPPED if array is None or array.flags.writeable else CONSTANT
             if isinstance(array, Unwritten) and array.unwritten is not None:
-                cells[array.unwritten.reshape(-1)[::granule]] = UNREAD
-        self.fenced = np.zeros(blocks, bool)
-        self.released_epoch = np.full(blocks, -1, I64)
-        self.released_at = np.zeros(blocks, I64)
-        self.acquired_at = np.full(blocks, -1, I64)
-        self.time = 0
+                cells[array.unwritten[::granule]] = UNREAD
 
     def start(self, machine: Machine) -> None:
         """New blocks: their shared memory is unwritten, their clocks stand at 0."""
-        self.begun = machine.first + machine.blocks
+        self.order.start(machine)
         self.shared = Shadow(-(-machine.shared_bytes // self.granule), with_blocks=False)
-        self.epoch: Value = np.zeros((1, 1), I64)
-        self.clock: Value = np.zeros((1, 1), I64)
 
     def finish(self) -> None:
         """Arrays from empty() remember what is still unwritten."""
@@ -107,44 +84,18 @@ class Checks:
             array = extent.array
             if isinstance(array, Unwritten) and array.unwritten is not None:
                 cells = self.state[extent.start // self.granule : -(-extent.end // self.granule)]
-                left = np.repeat(cells == UNREAD, self.granule)[: array.nbytes]
-                array.unwritten = left.reshape(array.unwritten.shape)
+                array.unwritten = np.repeat(cells == UNREAD, self.granule)[: array.nbytes]
 
-    # --- order ---------------------------------------------------------------------------------
+    # --- what the machine reports ----------------------------------------------------------------
 
     def block_sync(self, machine: Machine, op: Op, active: Value) -> None:
-        if active is True:
-            self.epoch = self.epoch + 1
-            self.clock = np.zeros((1, 1), I64)
-        else:
-            came = np.broadcast_to(active, machine.lanes).any(axis=0, keepdims=True)
-            self.epoch = self.epoch + came
+        self.order.block_sync(machine, active)
 
     def warp_sync(self, machine: Machine, op: Op, active: Value) -> None:
-        if active is True and self.clock.size == 1:
-            self.clock = self.clock + 1
-            return
-        met = machine.by_warp(np.where(active, self.clock, 0), 0).max(axis=1, keepdims=True) + 1
-        self.clock = np.where(active, machine.by_lane(met), self.clock)
+        self.order.warp_sync(machine, active)
 
     def fence(self, machine: Machine, op: Op, active: Value) -> None:
-        self.fenced[self._blocks(machine, active)] = True
-
-    def _atomic_order(self, machine: Machine, active: Value) -> None:
-        """An atomic acquires; after a fence it also releases."""
-        self.time += 1
-        blocks = self._blocks(machine, active)
-        self.acquired_at[blocks] = self.time
-        releasing = blocks[self.fenced[blocks]]
-        epochs = np.broadcast_to(self.epoch, (1, machine.blocks))[0]
-        self.released_epoch[releasing] = epochs[releasing - machine.first]
-        self.released_at[releasing] = self.time
-
-    def _blocks(self, machine: Machine, active: Value) -> np.ndarray:
-        some = np.broadcast_to(active, machine.lanes).any(axis=0)
-        return np.flatnonzero(some) + machine.first
-
-    # --- accesses ------------------------------------------------------------------------------
+        self.order.fence(machine, active)
 
     def access(
         self,
@@ -157,372 +108,235 @@ class Checks:
         how: str,
         values: Any = (),
     ) -> None:
-        """Check one instruction. how: read, write, atomic. size: bytes that each lane touches."""
-        shared, everywhere = space.name == "shared", space.name == "global"
-        uniform = shared and self._is_uniform(address, active)
-        lanes = self._lanes(machine, address, active, uniform)
-        self._placed(machine, op, space, lanes, size)
-        if not (shared or everywhere):
+        """Check an instruction of which each lane touches `size` bytes."""
+        access = self._access(machine, op, space, address, active, how)
+        self._placed(access, size)
+        if space.name not in ("shared", "global"):
             return
-        if shared and not uniform:
-            self.shared.spread(machine.blocks)
-        shadow = self.shared if shared else self.all_memory
-        first = lanes.address // self.granule * shadow.columns
-        if shadow.columns > 1:
-            first = first + lanes.column
+        strong = {"volatile", "relaxed", "acquire", "release"} & set(op.mods)
+        first = self._cells(access)
         for i in range(max(1, size // self.granule)):
-            cell = first + i * shadow.columns
-            if everywhere:
-                self._mapped(machine, op, lanes, cell, how)
+            access.cell = first + i * access.shadow.columns
+            access.value = _part(values, i * self.granule)
+            if space.name == "global":
+                self._mapped(access)
             if how != "write":
-                self._initialised(machine, op, space, shadow, lanes, cell)
-            if "volatile" in op.mods or "relaxed" in op.mods or "acquire" in op.mods:
-                continue
-            if how == "read":
-                self._read(machine, op, space, shadow, lanes, cell)
-            else:
-                value = _part(values, i * self.granule) if how == "write" else None
-                self._write(machine, op, space, shadow, lanes, cell, how, value)
-        if how == "atomic" and everywhere:
-            self._atomic_order(machine, active)
+                self._written_before(access)
+            if how == "read" and not strong:
+                self._read(access)
+            elif not strong:
+                self._write(access)
+        if how == "atomic" and space.name == "global":
+            self.order.atomic(machine, active)
 
     def copy_begins(
         self, machine: Machine, op: Op, space: Space, address: Value, size: int, active: Value
     ) -> None:
         """A cp.async is a write by its thread, whose end nobody has seen yet."""
         self.access(machine, op, space, address, size, active, "write")
-        self._stamp_copy(machine, op, address, size, active, COPYING)
+        self._stamp_copy(machine, op, space, address, size, active, COPYING)
 
     def copy_lands(
         self, machine: Machine, op: Op, space: Space, address: Value, size: int, active: Value
     ) -> None:
-        self._stamp_copy(machine, op, address, size, active, None)
+        """Its thread has waited for it."""
+        self._stamp_copy(machine, op, space, address, size, active, None)
 
     def _stamp_copy(
-        self, machine: Machine, op: Op, address: Value, size: int, active: Value, code: Any
+        self,
+        machine: Machine,
+        op: Op,
+        space: Space,
+        address: Value,
+        size: int,
+        active: Value,
+        code: int | None,
     ) -> None:
-        uniform = self._is_uniform(address, active)
-        lanes = self._lanes(machine, address, active, uniform)
-        if not uniform:
-            self.shared.spread(machine.blocks)
-        first = lanes.address // self.granule * self.shared.columns
-        if self.shared.columns > 1:
-            first = first + lanes.column
+        access = self._access(machine, op, space, address, active, "write")
+        first = self._cells(access)
         for i in range(size // self.granule):
-            self.shared.written[first + i * self.shared.columns] = lanes.stamp(op.pc, code)
+            cell = first + i * access.shadow.columns
+            access.shadow.written[cell] = access.lanes.stamp(op.pc, code)
 
-    def _is_uniform(self, address: Value, active: Value) -> bool:
-        """Whether all blocks do the same, now and before."""
-        values = (address, active, self.epoch, self.clock)
-        return self.shared.columns == 1 and all(
-            np.ndim(value) == 0 or value.shape[1] == 1 for value in values
-        )
-
-    def _lanes(self, machine: Machine, address: Value, active: Value, uniform: bool) -> Accesses:
+    def _access(
+        self, machine: Machine, op: Op, space: Space, address: Value, active: Value, how: str
+    ) -> Access:
+        """The active lanes in arrays of one dimension, and the shadow of their memory."""
+        parts = (address, active, self.order.epoch, self.order.clock)
+        uniform = space.name == "shared" and self.shared.columns == 1
+        uniform = uniform and all(np.ndim(part) == 0 or part.shape[1] == 1 for part in parts)
+        if space.name == "shared" and not uniform:
+            self.shared.spread(machine.blocks)
         shape = (machine.threads, 1 if uniform else machine.blocks)
         column = np.arange(shape[1], dtype=I64).reshape(1, -1)
-        parts = (address, machine.thread, column, column + machine.first, self.epoch, self.clock)
-        full = [np.broadcast_to(part, shape) for part in parts]
-        if active is True:
-            return Accesses(*(part.reshape(-1) for part in full))
-        mask = np.broadcast_to(active, shape)
-        return Accesses(*(part[mask] for part in full))
+        fields = (
+            address,
+            machine.thread,
+            column,
+            column + machine.first,
+            self.order.epoch,
+            self.order.clock,
+        )
+        full = [np.broadcast_to(field, shape) for field in fields]
+        mask = None if active is True else np.broadcast_to(active, shape)
+        lanes = Lanes(*(f.reshape(-1) if mask is None else f[mask] for f in full), uniform=uniform)
+        shadow = self.shared if space.name == "shared" else self.all_memory
+        return Access(machine, op, space, how, lanes, shadow)
 
-    def _placed(self, machine: Machine, op: Op, space: Space, lanes: Accesses, size: int) -> None:
+    def _cells(self, access: Access) -> Any:
+        """The first granule of each lane."""
+        first = access.lanes.address // self.granule * access.shadow.columns
+        return first + access.lanes.column if access.shadow.columns > 1 else first
+
+    # --- single checks ---------------------------------------------------------------------------
+
+    def _placed(self, access: Access, size: int) -> None:
         """Aligned to its size, and within the space."""
-        bad = lanes.address & (size - 1) != 0
-        if bad.any():
-            self._fault(machine, op, "misaligned access", bad, lanes, lambda k: (
-                f"touches {size} bytes at {self._name(machine, space, lanes.address[k])}, "
-                f"whose address is no multiple of {size}"
-            ))  # fmt: skip
-        bad = (lanes.address < 0) | (lanes.address + size > space.bytes)
-        if bad.any():
-            self._fault(machine, op, "out of bounds", bad, lanes, lambda k: (
-                f"touches {self._name(machine, space, lanes.address[k])}"
-                + ("" if space.name == "global" else f" of {space.bytes} bytes in all")
-            ))  # fmt: skip
+        address = access.lanes.address
+        access.fault(
+            "misaligned access",
+            address & (size - 1) != 0,
+            lambda k: (
+                f"touches {size} bytes at {access.place(k)}, whose address is no multiple of {size}"
+            ),
+        )
+        end = access.space.bytes
+        within = "" if access.space.name == "global" else f" of {end} bytes in all"
+        access.fault(
+            "out of bounds",
+            (address < 0) | (address + size > end),
+            lambda k: f"touches {access.place(k)}{within}",
+        )
 
-    def _mapped(self, machine: Machine, op: Op, lanes: Accesses, cell: Any, how: str) -> None:
-        state = self.state[cell]
-        bad = state == OUTSIDE
-        if bad.any():
-            self._fault(machine, op, "out of bounds", bad, lanes, lambda k: (
-                f"{_VERB[how]} {self.memory.where_is(int(cell[k]) * self.granule)}"
-            ))  # fmt: skip
-        if how == "read":
-            return
-        bad = state == CONSTANT
-        if bad.any():
-            self._fault(machine, op, "write to a read-only array", bad, lanes, lambda k: (
-                f"{_VERB[how]} {self.memory.where_is(int(lanes.address[k]))}"
-            ))  # fmt: skip
-        if how == "write":
-            self.state[cell] = MAPPED
+    def _mapped(self, access: Access) -> None:
+        """In an array, which may be written if it is."""
+        state = self.state[access.cell]
 
-    def _initialised(
-        self, machine: Machine, op: Op, space: Space, shadow: Shadow, lanes: Accesses, cell: Any
-    ) -> None:
-        record = shadow.written[cell]
-        bad = record == 0 if shadow is self.shared else self.state[cell] == UNREAD
-        if bad.any():
-            self._fault(machine, op, "read of unwritten memory", bad, lanes, lambda k: (
-                f"reads {self._name(machine, space, int(lanes.address[k]))}, "
-                f"which nothing has written"
-            ))  # fmt: skip
-        bad = record >> PC & (1 << CODE) - 1 == COPYING
-        if bad.any():
-
-            def tell(k: int) -> str:
-                copy = machine.program.kernel.ops[int(record[k]) & (1 << PC) - 1]
-                return (
-                    f"reads {self._name(machine, space, int(lanes.address[k]))} while the cp.async "
-                    f"of line {copy.line}: `{machine.source(copy)}` may still be copying it: no "
-                    f"cp.async.wait_group before has waited for that group"
-                )
-
-            self._fault(machine, op, "read of a copy under way", bad, lanes, tell)
-
-    def _read(
-        self, machine: Machine, op: Op, space: Space, shadow: Shadow, lanes: Accesses, cell: Any
-    ) -> None:
-        written = shadow.written[cell]
-        blocks = shadow.writer_block[cell] if shadow.writer_block.size else None
-        bad = self._unordered(written, blocks, lanes)
-        if bad.any():
-            self._race(machine, op, space, lanes, bad, written, blocks, "reads", "wrote")
-        before = shadow.read[cell]
-        blocks = shadow.reader_block[cell] if shadow.reader_block.size else None
-        alone = ~self._unordered(before, blocks, lanes)
-        shadow.read[cell] = self._merged(before, alone, lanes, op.pc)
-        if blocks is not None:
-            mine = alone | (blocks == lanes.block)
-            shadow.reader_block[cell] = np.where(mine, lanes.block, SEVERAL)
-        self._settle(shadow, lanes, cell, op.pc)
-
-    def _settle(self, shadow: Shadow, lanes: Accesses, cell: Any, pc: int) -> None:
-        """Lanes that read the same granule at once: one has left its record; make it say so."""
-        record = shadow.read[cell]
-        code = record >> PC & (1 << CODE) - 1
-        lost = code != lanes.thread
-        if not lost.any():
-            return
-        ours = np.where(code < WARPS, code // WARP, code - WARPS) == lanes.thread // WARP
-        many = ~ours
-        if shadow.reader_block.size:
-            elsewhere = shadow.reader_block[cell] != lanes.block
-            shadow.reader_block[cell[elsewhere]] = SEVERAL
-            many |= elsewhere
-        together = WARPS + lanes.thread // WARP
-        shadow.read[cell[lost]] = lanes.stamp(pc, together)[lost]
-        shadow.read[cell[many]] = lanes.stamp(pc, MANY)[many]
-
-    def _merged(self, before: Any, alone: Any, lanes: Accesses, pc: int) -> np.ndarray:
-        """The record of the readers after this read: mine, or a set that holds me and `before`."""
-        code = before >> PC & (1 << CODE) - 1
-        warp = lanes.thread // WARP
-        theirs = np.where(code < WARPS, code // WARP, code - WARPS)
-        joined = np.where((theirs == warp) & (code < MANY), WARPS + warp, MANY)
-        return lanes.stamp(pc, np.where(alone, lanes.thread, joined))
-
-    def _write(
-        self,
-        machine: Machine,
-        op: Op,
-        space: Space,
-        shadow: Shadow,
-        lanes: Accesses,
-        cell: Any,
-        how: str,
-        value: Any,
-    ) -> None:
-        written = shadow.written[cell]
-        blocks = shadow.writer_block[cell] if shadow.writer_block.size else None
-        bad = self._unordered(written, blocks, lanes)
-        if how == "atomic" and bad.any():
-            bad &= ~self._was_atomic(machine, written)
-        if bad.any() and value is not None:
-            bad &= self._changes(machine, space, lanes, value)
-        if bad.any():
-            self._race(machine, op, space, lanes, bad, written, blocks, _VERB[how], "wrote")
-        if how == "write":
-            read = shadow.read[cell]
-            readers = shadow.reader_block[cell] if shadow.reader_block.size else None
-            bad = self._unordered(read, readers, lanes)
-            if bad.any() and value is not None:
-                bad &= self._changes(machine, space, lanes, value)
-            if bad.any():
-                self._race(machine, op, space, lanes, bad, read, readers, "writes", "read")
-        shadow.written[cell] = stamp = lanes.stamp(op.pc)
-        if blocks is not None:
-            shadow.writer_block[cell] = lanes.block
-        lost = shadow.written[cell] != stamp
-        if blocks is not None:
-            lost |= shadow.writer_block[cell] != lanes.block
-        if how == "atomic":
-            self._settle_atomics(shadow, lanes, cell, op.pc, written, blocks, lost)
-        elif value is not None and lost.any():
-            self._one_value(machine, op, space, shadow, lanes, cell, lost, value)
-
-    def _settle_atomics(
-        self,
-        shadow: Shadow,
-        lanes: Accesses,
-        cell: Any,
-        pc: int,
-        before: Any,
-        blocks: Any,
-        lost: Any,
-    ) -> None:
-        """Atomics of several threads on one granule: the record names them all."""
-        many = lost | self._unordered(before, blocks, lanes)
-        shadow.written[cell[many]] = lanes.stamp(pc, MANY)[many]
-        if blocks is not None:
-            elsewhere = shadow.writer_block[cell] != lanes.block
-            elsewhere |= (before != 0) & (blocks != lanes.block)
-            shadow.writer_block[cell[elsewhere]] = SEVERAL
-
-    def _one_value(
-        self,
-        machine: Machine,
-        op: Op,
-        space: Space,
-        shadow: Shadow,
-        lanes: Accesses,
-        cell: Any,
-        lost: Any,
-        value: Any,
-    ) -> None:
-        """Lanes that write one granule at once must write the same value."""
-        winner = shadow.written[cell]
-        thread = winner >> PC & (1 << CODE) - 1
-        column = lanes.column
-        blocks = None
-        if shadow.writer_block.size:
-            blocks = shadow.writer_block[cell]
-            column = blocks - machine.first
-        full = np.broadcast_to(value, machine.lanes)
-        bad = lost & (full[thread, column] != full[lanes.thread, lanes.column])
-        if bad.any():
-            self._race(machine, op, space, lanes, bad, winner, blocks, "writes", "also writes")
-
-    def _changes(self, machine: Machine, space: Space, lanes: Accesses, value: Any) -> Any:
-        """Whether the write puts another value there than there is: if not, nobody can tell."""
-        mine = np.broadcast_to(value, machine.lanes)[lanes.thread, lanes.column]
-        if mine.itemsize * 1 > 4:
-            return np.True_
-        column = 0 if space.column is None else lanes.column
-        words = space.words.reshape(-1).view(mine.dtype)
-        flat = (lanes.address >> 2) * space.words.shape[1] + column
-        if mine.itemsize < 4:
-            flat = flat * (4 // mine.itemsize) + (lanes.address & 3) // mine.itemsize
-        return words[flat] != mine
-
-    def _unordered(self, record: Any, blocks: Any, lanes: Accesses) -> np.ndarray:
-        """Whether the recorded access is by another thread and nothing orders it before now."""
-        code = record >> PC & (1 << CODE) - 1
-        epoch = (record >> (PC + CODE + CLOCK)) - 1
-        bad = (epoch == lanes.epoch) & (code != lanes.thread)
-        if blocks is not None:
-            elsewhere = (record != 0) & (blocks != lanes.block)
-            if elsewhere.any() and self.time:
-                acquired = self.acquired_at[lanes.block]
-                released = (epoch <= self.released_epoch[blocks]) & (
-                    self.released_at[blocks] <= acquired
-                )
-                elsewhere &= ~np.where(blocks == SEVERAL, self._all_released(acquired), released)
-            bad = np.where(blocks == lanes.block, bad, elsewhere)
-        if not bad.any():
-            return bad
-        clock = record >> (PC + CODE) & (1 << CLOCK) - 1
-        theirs = np.where(code < WARPS, code // WARP, code - WARPS)
-        ordered = (theirs == lanes.thread // WARP) & (lanes.clock > clock) & (code < MANY)
-        if blocks is not None:
-            ordered &= blocks == lanes.block
-        return bad & ~ordered
-
-    def _all_released(self, acquired: Any) -> Any:
-        """Whether every block that began has released before: all that is known of SEVERAL."""
-        begun = self.released_epoch[: self.begun]
-        return (acquired >= self.released_at[: self.begun].max()) & (begun >= 0).all()
-
-    def _was_atomic(self, machine: Machine, record: Any) -> np.ndarray:
-        ops = machine.program.kernel.ops
-        pcs = record & (1 << PC) - 1
-        return np.array([ops[pc].name in ("atom", "red") for pc in pcs.tolist()], bool)
-
-    # --- messages ------------------------------------------------------------------------------
-
-    def _race(
-        self,
-        machine: Machine,
-        op: Op,
-        space: Space,
-        lanes: Accesses,
-        bad: Any,
-        record: Any,
-        blocks: Any,
-        now: str,
-        then: str,
-    ) -> None:
         def tell(k: int) -> str:
-            code = int(record[k]) >> PC & (1 << CODE) - 1
-            other = machine.program.kernel.ops[int(record[k]) & (1 << PC) - 1]
-            mine = int(lanes.thread[k])
-            near = "__syncthreads()"
-            if code < WARPS:
-                who = f"thread {machine.thread_id(code)}"
-                if code // WARP == mine // WARP:
-                    near = "__syncwarp() or __syncthreads()"
-            else:
-                who = f"other threads of warp {code - WARPS}" if code < MANY else "other threads"
-            between = f"with no {near} between"
-            if blocks is not None and blocks[k] != lanes.block[k]:
-                several = blocks[k] == SEVERAL
-                who = (
-                    "several blocks"
-                    if several
-                    else f"{who} of block {machine.block_id(int(blocks[k]))}"
-                )
-                between = "and nothing orders two blocks of one launch"
-            elif other is op and then == "also writes":
-                between = "in the same instruction"
+            at = int(access.cell[k]) * self.granule
+            return f"{_VERBS[access.how]} {self.memory.where_is(at)}"
+
+        access.fault("out of bounds", state == OUTSIDE, tell)
+        if access.how != "read":
+            access.fault("write to a read-only array", state == CONSTANT, tell)
+        if access.how == "write":
+            self.state[access.cell] = MAPPED
+
+    def _written_before(self, access: Access) -> None:
+        record = access.shadow.written[access.cell]
+        shared = access.shadow is self.shared
+        access.fault(
+            "read of unwritten memory",
+            record == 0 if shared else self.state[access.cell] == UNREAD,
+            lambda k: f"reads {access.place(k)}, which nothing has written",
+        )
+
+        def tell(k: int) -> str:
+            copy = access.machine.program.kernel.ops[pc_of(int(record[k]))]
             return (
-                f"{now} {self._name(machine, space, int(lanes.address[k]))}, which {who} {then} "
-                f"in line {other.line}: `{machine.source(other)}`, {between}"
+                f"reads {access.place(k)} while the cp.async of line {copy.line}: "
+                f"`{access.machine.source(copy)}` may still be copying it: no cp.async.wait_group "
+                f"before has waited for that group"
             )
 
-        kind = "race"
-        if blocks is not None and (blocks[bad] != lanes.block[bad]).any():
-            kind = "race between blocks"
-        self._fault(machine, op, kind, bad, lanes, tell)
+        if shared:
+            access.fault("read of a copy under way", code_of(record) == COPYING, tell)
 
-    def _name(self, machine: Machine, space: Space, address: int) -> str:
-        """What lies at an address, as the source calls it."""
-        if space.name == "global":
-            return self.memory.where_is(int(address))
-        for symbol in machine.program.kernel.shared if space.name == "shared" else ():
-            if symbol.address <= address < symbol.address + symbol.size:
-                return f"{plain_name(symbol.name)} + {address - symbol.address} bytes"
-        return f"byte {address} of {space.name} memory"
+    def _read(self, access: Access) -> None:
+        shadow, cell, lanes = access.shadow, access.cell, access.lanes
+        written, blocks = shadow.written[cell], _at(shadow.writer, cell)
+        bad = self.order.unordered(written, blocks, lanes)
+        self._race(access, bad, written, blocks, "wrote")
+        alone = ~self.order.unordered(shadow.read[cell], _at(shadow.reader, cell), lanes)
+        shadow.add_readers(cell, lanes, access.op.pc, alone)
 
-    def _fault(
-        self, machine: Machine, op: Op, kind: str, bad: Any, lanes: Accesses, tell: Any
-    ) -> None:
-        """Raise for the first bad lane of the first block."""
-        places = np.flatnonzero(bad)
-        k = places[np.lexsort((lanes.thread[places], lanes.column[places]))[0]]
-        machine.fault_at(op, kind, tell(k), int(lanes.thread[k]), int(lanes.column[k]))
+    def _write(self, access: Access) -> None:
+        shadow, cell, lanes = access.shadow, access.cell, access.lanes
+        written, blocks = shadow.written[cell], _at(shadow.writer, cell)
+        unordered = bad = self.order.unordered(written, blocks, lanes)
+        if access.how == "atomic" and bad.any():
+            bad = bad & ~_were_atomic(access.machine, written)
+        self._race(access, bad, written, blocks, "wrote")
+        if access.how == "write":
+            read, readers = shadow.read[cell], _at(shadow.reader, cell)
+            bad = self.order.unordered(read, readers, lanes)
+            self._race(access, bad, read, readers, "read")
+        lost = shadow.write(cell, lanes, lanes.stamp(access.op.pc))
+        if access.how == "atomic":
+            foreign = False if blocks is None else (written != 0) & (blocks != lanes.block)
+            shadow.add_atomics(cell, lanes, access.op.pc, lost | unordered, foreign)
+        elif access.value is not None and lost.any():
+            winner, blocks = shadow.written[cell], _at(shadow.writer, cell)
+            column = None if blocks is None else blocks - access.machine.first
+            theirs = lanes.of(access.value, access.machine.lanes, code_of(winner), column)
+            mine = lanes.of(access.value, access.machine.lanes)
+            bad = lost & (theirs != mine).any(axis=1)
+            self._race(access, bad, winner, blocks, "also writes")
+
+    def _race(self, access: Access, bad: Any, record: Any, blocks: Any, then: str) -> None:
+        """Fault for the bad lanes, if their access makes a difference to the recorded one."""
+        if not bad.any():
+            return
+        machine, lanes = access.machine, access.lanes
+        if access.value is not None and then != "also writes":
+            bad = bad & _changes(access)
+
+        def tell(k: int) -> str:
+            code = code_of(int(record[k]))
+            other = machine.program.kernel.ops[pc_of(int(record[k]))]
+            near = "__syncthreads()"
+            who = "other threads"
+            if code < WARPS:
+                who = f"thread {machine.thread_id(code)}"
+                if code // WARP == int(lanes.thread[k]) // WARP:
+                    near = "__syncwarp() or __syncthreads()"
+            elif code < MANY:
+                who = f"threads of warp {code - WARPS}"
+            between = f"with no {near} between"
+            if blocks is not None and blocks[k] != lanes.block[k]:
+                between = "and nothing orders two blocks of one launch"
+                if blocks[k] == SEVERAL:
+                    who = "several blocks"
+                else:
+                    who += f" of block {machine.block_id(int(blocks[k]))}"
+            elif then == "also writes":
+                between = "in the same instruction"
+            return (
+                f"{_VERBS[access.how]} {access.place(k)}, which {who} {then} in line {other.line}: "
+                f"`{machine.source(other)}`, {between}"
+            )
+
+        apart = blocks is not None and bool((blocks[bad] != lanes.block[bad]).any())
+        access.fault("race between blocks" if apart else "race", bad, tell)
 
 
-_VERB = {"read": "reads", "write": "writes", "atomic": "atomically updates"}
+_VERBS = {"read": "reads", "write": "writes", "atomic": "atomically updates"}
+
+
+def _at(array: np.ndarray | None, cell: Any) -> Any:
+    return None if array is None else array[cell]
 
 
 def _part(values: Any, offset: int) -> Any:
     """Of the values that a vector store writes, the one at that byte."""
-    if not len(values):
-        return None
-    return values[min(offset // values[0].dtype.itemsize, len(values) - 1)]
+    return values[min(offset // values[0].dtype.itemsize, len(values) - 1)] if values else None
+
+
+def _changes(access: Access) -> Any:
+    """Whether a write puts another value there than there is: if not, nobody can tell."""
+    mine = access.lanes.of(access.value, access.machine.lanes)
+    if mine.itemsize != 4:
+        return np.True_
+    row = access.lanes.address >> 2
+    if not access.lanes.uniform:
+        column = 0 if access.space.column is None else access.lanes.column
+        return access.space.words.view(mine.dtype)[row, column] != mine[:, 0]
+    return (access.space.words.view(mine.dtype)[row] != mine).any(axis=1)
+
+
+def _were_atomic(machine: Machine, record: Any) -> np.ndarray:
+    ops = machine.program.kernel.ops
+    return np.array([ops[pc].name in ("atom", "red") for pc in pc_of(record).tolist()], bool)
 
 
 def plain_name(symbol: str) -> str:

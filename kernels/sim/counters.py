@@ -16,7 +16,7 @@ import numpy as np
 from .machine import WARP, Machine
 from .memory import Space
 from .opcodes import I64, Value
-from .parser import Op
+from .ptx import Op
 
 SECTOR = 32  # bytes
 BANKS = 32

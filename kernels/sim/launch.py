@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from . import access, nvrtc, parser, warp
+from . import access, arithmetic, bits, convert, emit, nvrtc, parser, warp
 from .checks import Checks
 from .counters import Counters
 from .denormals import flush_denormals
 from .machine import Launch, Machine
 from .memory import GlobalMemory, Unwritten
 from .program import Program
+from .ptx import Param
 
 POINTEES = {
     "float": "float32", "float2": "float32", "float3": "float32", "float4": "float32",
@@ -61,7 +62,7 @@ class Module:
                 f'{name}: no such kernel in this source; it has: {known} (extern "C"?)'
             )
         if name not in self._programs:
-            self._programs[name] = Program(self.parsed.kernel(name))
+            self._programs[name] = Program(emit.kernel(self.parsed, name))
         return self._programs[name]
 
     def source_line(self, file: int, line: int) -> str:
@@ -222,7 +223,7 @@ def lay_out(
     return block, memory
 
 
-def check_array(kernel: str, param: parser.Param, known: Parameter, value: np.ndarray) -> None:
+def check_array(kernel: str, param: Param, known: Parameter, value: np.ndarray) -> None:
     if param.size != 8 or param.type.startswith("f"):
         raise TypeError(f"{kernel}: {known.name} is not a pointer but was given an array")
     if not value.flags.c_contiguous:
@@ -236,7 +237,7 @@ def check_array(kernel: str, param: parser.Param, known: Parameter, value: np.nd
         )
 
 
-def encode(kernel: str, param: parser.Param, known: Parameter, value: Any) -> bytes:
+def encode(kernel: str, param: Param, known: Parameter, value: Any) -> bytes:
     """A scalar, address or struct as the bytes that the parameter takes."""
     if param.type == "b8":
         data = bytes(value) if not isinstance(value, (bytes, np.void)) else value
@@ -260,4 +261,4 @@ def encode(kernel: str, param: parser.Param, known: Parameter, value: Any) -> by
     return (int(value) % 2**bits).to_bytes(param.size, "little")
 
 
-_ = access, warp  # imported for the opcodes that they register
+_ = access, arithmetic, bits, convert, warp  # imported for the opcodes that they register

@@ -25,8 +25,8 @@ import numpy as np
 from . import opcodes
 from .memory import GlobalMemory, Space, columns
 from .opcodes import I64, U8, U16, U32, U64, UNSIGNED, Value
-from .parser import Op
 from .program import NOT, SYNCS, Block, Program
+from .ptx import Op
 
 LANES_AT_ONCE = 1 << 14  # lanes that fill the caches without missing them
 WARP = 32
@@ -217,7 +217,7 @@ class Machine:
     def _guarded(self, op: Op, mask: Value) -> Value:
         """The lanes of `mask` for which the guard holds; True for all lanes, None for none."""
         assert op.guard is not None
-        predicate = self.registers[op.guard[0].index]
+        predicate = self.registers[op.guard[0].place]
         return narrow(mask, ~predicate if op.guard[1] else predicate)
 
     def _leave(self, block: Block, mask: Value) -> None:
@@ -345,7 +345,7 @@ class Machine:
         """Set a register for the active lanes; others keep theirs if it will be read."""
         if dest is None:
             return
-        index = dest.index
+        index = dest.place
         if active is not True and (active is not self.mask or self.alive >> index & 1):
             old = self.registers[index]
             if old.dtype != value.dtype:

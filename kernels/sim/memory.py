@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from .opcodes import I64, U32, U64, Value
-from .parser import STATIC_BASE, Symbol
+from .parser import STATIC_BASE
+from .ptx import Symbol
 
 # A generic address is one of global memory, or a shared or local one plus this.
 WINDOW = {"shared": 1 << 40, "local": 1 << 41}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .opcodes import BOOL, DTYPES, I64, SOURCE_TYPES, U32, UNSIGNED, Value, source_dtypes
-from .parser import Address, Kernel, Label, Number, Op, Reg, Special, Symbol
+from .ptx import Address, Kernel, Label, Number, Op, Reg, Special, Symbol
 
 SYNCS = {"bar", "barrier", "shfl", "vote", "match", "redux", "mma"}  # lanes wait for others
 JUMPS = {"bra", "brx", "ret", "exit"}
@@ -17,9 +17,9 @@ NOT = object()  # as the dtype of an input: a negated predicate
 
 
 class Input(NamedTuple):
-    """Where a source comes from: a register (index ≥ 0) read as dtype, or a constant."""
+    """Where a source comes from: a register (place ≥ 0) read as dtype, or a constant."""
 
-    index: int
+    place: int
     dtype: Any
     constant: Any = None
 
@@ -67,9 +67,9 @@ class Program:
 
     def _input(self, source: Any, dtype: Any, op: Op) -> Input:
         if isinstance(source, Reg):
-            return Input(source.index, dtype)
+            return Input(source.place, dtype)
         if isinstance(source, tuple) and source[0] == "!":
-            return Input(source[1].index, NOT)
+            return Input(source[1].place, NOT)
         if isinstance(source, Address):
             return self._input(source.base, I64, op)
         if isinstance(source, Symbol):
@@ -110,13 +110,13 @@ class Program:
         for block in self.blocks.values():
             read = written = 0
             for op in [*block.body, *([block.last] if block.last else [])]:
-                indices = [i.index for i in op.inputs if i.index >= 0]
-                for index in [*indices, *([op.guard[0].index] if op.guard else [])]:
+                indices = [i.place for i in op.inputs if i.place >= 0]
+                for index in [*indices, *([op.guard[0].place] if op.guard else [])]:
                     read |= (1 << index) & ~written
                 if op.guard is None:
                     for dest in op.dests:
                         if isinstance(dest, Reg):
-                            written |= 1 << dest.index
+                            written |= 1 << dest.place
             uses[block.start] = read, written
         changed = True
         while changed:

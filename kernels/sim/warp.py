@@ -8,7 +8,7 @@ import numpy as np
 
 from .machine import WARP, Machine, action
 from .opcodes import F16, F32, F64, I32, U16, U32, Value
-from .parser import Op
+from .ptx import Op
 
 
 @action("bar", "barrier")
