@@ -15,7 +15,7 @@ from minigan import ops
 from minigan.array import generator, xp_of
 from minigan.autograd import Tensor
 from minigan.nn.init import Scheme, fan_in, scheme
-from minigan.nn.module import Module, Parameter
+from minigan.nn.module import Activation, Module, Parameter
 
 Size = int | tuple[int, int]
 
@@ -48,8 +48,11 @@ class Linear(Module):
         self.weight = Parameter(s.linear((out_features, in_features), generator.stream("init")))
         self.bias = _bias(out_features, s.linear_bias, self.weight) if bias else None
 
-    def forward(self, x: Any, weight: Any = None) -> Any:
-        return ops.linear(x, self.weight if weight is None else weight, self.bias)
+    def forward(
+        self, x: Any, weight: Any = None, *, act: str = "linear", slope: float = 0.01
+    ) -> Any:
+        w = self.weight if weight is None else weight
+        return ops.linear(x, w, self.bias, act=act, slope=slope)
 
     def describe(self) -> str:
         return f"Linear({self.in_features} → {self.out_features})"
@@ -85,7 +88,9 @@ class Conv2d(Module):
         self.weight = Parameter(s.conv(shape, generator.stream("init")))
         self.bias = _bias(out_channels, s.conv_bias, self.weight) if bias else None
 
-    def forward(self, x: Any, weight: Any = None) -> Any:
+    def forward(
+        self, x: Any, weight: Any = None, *, act: str = "linear", slope: float = 0.01
+    ) -> Any:
         return ops.conv2d(
             x,
             self.weight if weight is None else weight,
@@ -94,6 +99,8 @@ class Conv2d(Module):
             pad=self.padding,
             dilation=self.dilation,
             groups=self.groups,
+            act=act,
+            slope=slope,
         )
 
     def describe(self) -> str:
@@ -132,7 +139,9 @@ class ConvTranspose2d(Module):
         self.weight = Parameter(s.conv_transpose(shape, generator.stream("init")))
         self.bias = _bias(out_channels, s.conv_bias, self.weight) if bias else None
 
-    def forward(self, x: Any, weight: Any = None) -> Any:
+    def forward(
+        self, x: Any, weight: Any = None, *, act: str = "linear", slope: float = 0.01
+    ) -> Any:
         return ops.conv_transpose2d(
             x,
             self.weight if weight is None else weight,
@@ -142,6 +151,8 @@ class ConvTranspose2d(Module):
             output_padding=self.output_padding,
             dilation=self.dilation,
             groups=self.groups,
+            act=act,
+            slope=slope,
         )
 
     def describe(self) -> str:
@@ -222,19 +233,21 @@ class _BatchNorm(Module):
 
         return update
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, *, act: str = "linear", slope: float = 0.01) -> Any:
         if x.ndim not in self.axes or x.shape[1] != self.num_features:
             raise ValueError(f"{self.describe()}: cannot take x of shape {tuple(x.shape)}")
         if self.training or self.running_mean is None or self.running_var is None:
             stats = self._update(x) if self.training else None
-            return ops.batch_norm(x, self.weight, self.bias, eps=self.eps, stats=stats)
+            return ops.batch_norm(
+                x, self.weight, self.bias, eps=self.eps, act=act, slope=slope, stats=stats
+            )
         xp = xp_of(self.running_var.data)
         scale = 1 / xp.sqrt(self.running_var.data + np.float32(self.eps))
         shape = (1, -1, *[1] * (x.ndim - 2))
         y = (x - self.running_mean.data.reshape(shape)) * scale.reshape(shape)
         if self.weight is not None and self.bias is not None:
             y = y * self.weight.reshape(shape) + self.bias.reshape(shape)
-        return y
+        return ops.bias_act(y, act=act, slope=slope)
 
     def describe(self) -> str:
         plain = "" if self.weight is not None else ", affine=False"
@@ -307,24 +320,22 @@ class PixelNorm(Module):
 # ---------------------------------------------------------------------- activations, with no state
 
 
-class ReLU(Module):
+class ReLU(Activation):
     """max(x, 0)"""
 
-    def forward(self, x: Any) -> Any:
-        return ops.relu(x)
+    act = "relu"
 
 
-class LeakyReLU(Module):
+class LeakyReLU(Activation):
     """x where x > 0, else negative_slope · x. The default is PyTorch's; DCGAN's is 0.2."""
 
-    def __init__(self, negative_slope: float = 0.01) -> None:
-        self.negative_slope = negative_slope
+    act = "leaky_relu"
 
-    def forward(self, x: Any) -> Any:
-        return ops.leaky_relu(x, slope=self.negative_slope)
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        self.slope = negative_slope
 
     def describe(self) -> str:
-        return f"LeakyReLU({self.negative_slope})"
+        return f"LeakyReLU({self.slope})"
 
 
 class ELU(Module):
@@ -337,18 +348,16 @@ class ELU(Module):
         return ops.elu(x, alpha=self.alpha)
 
 
-class Tanh(Module):
+class Tanh(Activation):
     """tanh x, in (-1, 1)"""
 
-    def forward(self, x: Any) -> Any:
-        return ops.tanh(x)
+    act = "tanh"
 
 
-class Sigmoid(Module):
+class Sigmoid(Activation):
     """1 / (1 + e^-x), in (0, 1)"""
 
-    def forward(self, x: Any) -> Any:
-        return ops.sigmoid(x)
+    act = "sigmoid"
 
 
 class Softplus(Module):

@@ -6,11 +6,14 @@ that is a Module. Names are those of PyTorch: the attributes, joined by dots.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 
+from minigan import ops
 from minigan.array import to_device, to_numpy
 from minigan.autograd import Tensor, no_grad
 
@@ -30,11 +33,11 @@ class Module:
     training: bool = True
     output_shape: tuple[int, ...] | None = None  # of one sample, as of the last call
 
-    def forward(self, *xs: Any) -> Any:
+    def forward(self, *xs: Any, **options: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} defines no forward()")
 
-    def __call__(self, *xs: Any) -> Any:
-        y = self.forward(*xs)
+    def __call__(self, *xs: Any, **options: Any) -> Any:
+        y = self.forward(*xs, **options)
         self.output_shape = tuple(y.shape[1:])
         return y
 
@@ -154,8 +157,30 @@ class Module:
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
 
+class Activation(Module):
+    """An elementwise function that the layer before it may compute along: see Sequential.
+
+    act, slope: those of ops.bias_act.
+    """
+
+    act: str
+    slope: float = 0.01
+
+    def forward(self, x: Any) -> Any:
+        return ops.bias_act(x, act=self.act, slope=self.slope)
+
+
+@cache
+def _takes_act(part: type[Module]) -> bool:
+    return "act" in inspect.signature(part.forward).parameters
+
+
 class Sequential(Module):
-    """The parts in order, each applied to the last one's output. Parts are named 0, 1, 2, ..."""
+    """The parts in order, each applied to the last one's output. Parts are named 0, 1, 2, ...
+
+    A part whose forward has the parameters act and slope computes the Activation behind it too,
+    which saves reading and writing its output once more.
+    """
 
     def __init__(self, *parts: Module) -> None:
         for i, part in enumerate(parts):
@@ -171,8 +196,15 @@ class Sequential(Module):
         return list(self)[i]
 
     def forward(self, x: Any) -> Any:
-        for part in self:
-            x = part(x)
+        parts = list(self)
+        for i, part in enumerate(parts):
+            after = parts[i + 1] if i + 1 < len(parts) else None
+            if isinstance(after, Activation) and _takes_act(type(part)):
+                x = part(x, act=after.act, slope=after.slope)
+            elif i and isinstance(part, Activation) and _takes_act(type(parts[i - 1])):
+                part.output_shape = parts[i - 1].output_shape
+            else:
+                x = part(x)
         return x
 
 

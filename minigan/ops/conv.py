@@ -142,15 +142,18 @@ def conv2d(
     pad: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
+    act: str = "linear",
+    slope: float = 0.01,
 ) -> Any:
-    """y[n,k,p,q] = Σ_{c,r,s} x[n,c,p·stride+r·dilation-pad,...] · w[k,c,r,s] + bias[k]
+    """y[n,k,p,q] = act(Σ_{c,r,s} x[n,c,p·stride+r·dilation-pad,...] · w[k,c,r,s] + bias[k])
 
     x (N,C,H,W), w (K,C/groups,R,S), bias (K,) -> y (N,K,P,Q).   stride, dilation: int or (h, w).
     pad: int, (h, w) or ((top, bottom), (left, right)).   Cross-correlation, as in PyTorch.
+    act, slope: see bias_act.
     """
     s, p, d = _geometry(stride, pad, dilation)
     y = _conv2d(x, w, stride=s, pad=p, dilation=d, groups=groups)
-    return y if bias is None else bias_act(y, bias)
+    return bias_act(y, bias, act=act, slope=slope)
 
 
 def conv2d_dgrad(
@@ -203,12 +206,14 @@ def conv_transpose2d(
     output_padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
+    act: str = "linear",
+    slope: float = 0.01,
 ) -> Any:
-    """The transposed convolution: conv2d_dgrad, with x in the place of gy.
+    """The transposed convolution: act(conv2d_dgrad + bias), with x in the place of gy.
 
     x (N,C,H,W), w (C,K/groups,R,S), bias (K,) -> y (N,K,P,Q),
     P = (H-1)·stride - pads + dilation·(R-1) + output_padding + 1.   output_padding < stride:
-    rows and columns added at the bottom and right, as in PyTorch.
+    rows and columns added at the bottom and right, as in PyTorch.   act, slope: see bias_act.
     """
     s, p, d = _geometry(stride, pad, dilation)
     extra = _pair("output_padding", output_padding, 0)
@@ -224,7 +229,7 @@ def conv_transpose2d(
     if size[0] < 1 or size[1] < 1:
         raise ValueError(f"conv_transpose2d: x {x.shape} and pad={pad} leave no output")
     y = _conv2d_dgrad(x, w, size=(size[0], size[1]), stride=s, pad=p, dilation=d, groups=groups)
-    return y if bias is None else bias_act(y, bias)
+    return bias_act(y, bias, act=act, slope=slope)
 
 
 # ---------------------------------------------------------------------------------------- pooling

@@ -52,16 +52,18 @@ def _(g: Any, x: Any) -> Any:
     return _matmul(g.T, x)
 
 
-def linear(x: Any, w: Any, bias: Any = None) -> Any:
-    """y = x wᵀ + bias.   x (...,I), w (O,I), bias (O,) -> y (...,O)"""
+def linear(x: Any, w: Any, bias: Any = None, *, act: str = "linear", slope: float = 0.01) -> Any:
+    """y = act(x wᵀ + bias).   x (...,I), w (O,I), bias (O,) -> y (...,O)
+
+    act, slope: see bias_act.
+    """
     if x.shape[-1] != w.shape[1]:
         raise ValueError(
             f"linear: x has {x.shape[-1]} features but w expects {w.shape[1]}: "
             f"x {tuple(x.shape)}, w {tuple(w.shape)}"
         )
     y = _linear(x if x.ndim == 2 else x.reshape(-1, x.shape[-1]), w)
-    if bias is not None:
-        y = bias_act(y, bias)
+    y = bias_act(y, bias, act=act, slope=slope)
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], w.shape[0])
 
 
