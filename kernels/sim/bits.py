@@ -72,7 +72,7 @@ def prmt(op: Op, a: Value, b: Value, selector: Value) -> Value:
     if op.mods[-1] != "b32" or len(op.mods) > 1:
         raise NotImplementedError
     both = b.astype(U64) << U64.type(32) | a.astype(U64)
-    result = U64.type(0)
+    result: Value = U64.type(0)
     for i in range(4):
         nibble = (selector >> U32.type(4 * i)).astype(U64)
         byte = both >> ((nibble & U64.type(7)) * U64.type(8)) & U64.type(255)

@@ -169,17 +169,21 @@ class Checks:
             self.shared.spread(machine.blocks)
         shape = (machine.threads, 1 if uniform else machine.blocks)
         column = np.arange(shape[1], dtype=I64).reshape(1, -1)
-        fields = (
-            address,
-            machine.thread,
-            column,
-            column + machine.first,
-            self.order.epoch,
-            self.order.clock,
-        )
-        full = [np.broadcast_to(field, shape) for field in fields]
         mask = None if active is True else np.broadcast_to(active, shape)
-        lanes = Lanes(*(f.reshape(-1) if mask is None else f[mask] for f in full), uniform=uniform)
+
+        def flat(value: Value) -> np.ndarray:
+            full = np.broadcast_to(value, shape)
+            return full.reshape(-1) if mask is None else full[mask]
+
+        lanes = Lanes(
+            flat(address),
+            flat(machine.thread),
+            flat(column),
+            flat(column + machine.first),
+            flat(self.order.epoch),
+            flat(self.order.clock),
+            uniform,
+        )
         shadow = self.shared if space.name == "shared" else self.all_memory
         return Access(machine, op, space, how, lanes, shadow)
 

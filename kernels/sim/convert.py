@@ -56,8 +56,8 @@ def cvt(op: Op, *sources: Value) -> Value:
         rest = (a - near.astype(a.dtype)).view(UNSIGNED_TO_SIGNED[a.dtype.itemsize])
         return to_f32(near, rounding(op), rest.astype(F64))
     if "sat" in op.mods and target.kind in "iu":
-        limits = np.iinfo(target)
-        own = np.iinfo(a.dtype)
+        limits: Any = np.iinfo(target)
+        own: Any = np.iinfo(a.dtype)
         a = np.clip(a, max(limits.min, own.min), min(limits.max, own.max))
     return a.astype(target)
 
@@ -67,7 +67,7 @@ UNSIGNED_TO_SIGNED = {1: np.dtype(np.int8), 2: np.dtype(np.int16), 4: I32, 8: I6
 
 def _float_to_int(x: Value, target: np.dtype[Any]) -> Value:
     """Saturating, NaN to 0. x: float64 with an integral value."""
-    limits = np.iinfo(target)
+    limits: Any = np.iinfo(target)
     top = float(limits.max)  # rounds up to 2^63 or 2^64 for the 64-bit types
     inside = np.where(np.isnan(x) | (x >= top) | (x <= limits.min), 0.0, x).astype(target)
     high = np.where(x >= top, target.type(limits.max), inside)

@@ -58,8 +58,8 @@ class _Emitter:
             self.kernel.params.append(Param(symbol.name, kind, symbol.size, offset))
             offset += symbol.size
         self._emit_body(entry, names, prefix="")
-        for param, kind in zip(self.kernel.params, self._loaded_types(), strict=True):
-            param.type = kind or param.type
+        for param, loaded in zip(self.kernel.params, self._loaded_types(), strict=True):
+            param.type = loaded or param.type
         self.kernel.shared_static = place(self.shared, 0)
         end = place(self.dynamic, -(-self.kernel.shared_static // 16) * 16)
         if self.dynamic:

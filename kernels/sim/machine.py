@@ -167,8 +167,8 @@ class Machine:
             self.checks.start(self)
 
     def _special(self, name: str) -> Value:
-        stem, _, axis = name.removeprefix("%").partition(".")
-        axis = "xyz".find(axis)
+        stem, _, letter = name.removeprefix("%").partition(".")
+        axis = "xyz".find(letter)
         if stem in ("tid", "ntid"):
             return _axis(self.thread, self.launch.block, axis, stem == "ntid")
         if stem in ("ctaid", "nctaid"):
