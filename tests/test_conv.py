@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import minigan as mg
 from minigan import kernels, ops
 from minigan.kernels import cpu, reference
+from minigan.ops import norm
 
 small = st.integers(0, 2)
 seeds = st.integers(0, 2**32 - 1)
@@ -232,6 +233,32 @@ def test_the_reference_kernels_are_the_definition(geometry, seed):
     np.testing.assert_allclose(gx, expected, rtol=1e-12, atol=1e-12)
     expected = oracles.conv2d_wgrad(x, g, w.shape[2:], **attrs)
     np.testing.assert_allclose(gw, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", [reference, cpu], ids=["reference", "cpu"])
+@pytest.mark.parametrize("act", oracles.ACTIVATIONS)
+@pytest.mark.parametrize("shape", [(7, 3), (2, 3, 3, 2)], ids=str)
+def test_kernels_of_norm_and_activation_are_their_definitions_and_derivatives(kernel, act, shape):
+    x, g, weight, bias = arrays(0, shape, shape, shape[1:2], shape[1:2])
+    slope, eps = 0.2, 1e-3
+
+    def check(y, gradients, f, inputs):
+        leaves = [mg.Tensor(a, requires_grad=True) for a in inputs]
+        expected = f(*leaves)
+        np.testing.assert_allclose(y, expected.numpy(), rtol=1e-12, atol=1e-12)
+        for a, b in zip(gradients, mg.grad(expected, leaves, g), strict=True):
+            np.testing.assert_allclose(a, b.numpy(), rtol=1e-10, atol=1e-12)
+
+    y = kernel.bias_act(x, bias, act, slope)
+    activation = norm._ACTIVATIONS[act]
+    gradients = kernel.bias_act_backward(g, y, act, slope)
+    check(y, gradients, lambda x, b: activation(x + norm._per_channel(b, x), slope), [x, bias])
+
+    y, mean, rstd = kernel.batch_norm(x, weight, bias, eps, act, slope)
+    np.testing.assert_allclose(mean, x.mean(axis=(0, *range(2, x.ndim))))
+    gradients = kernel.batch_norm_backward(g, x, y, weight, mean, rstd, act, slope)
+    attrs = {"eps": eps, "act": act, "slope": slope, "stats": None}
+    check(y, gradients, lambda *a: norm._batch_norm.forward(*a, **attrs), [x, weight, bias])
 
 
 GEOMETRIES = {

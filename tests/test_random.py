@@ -67,17 +67,30 @@ def test_uniform_and_integers_and_normal_follow_their_formulas(key, n):
     np.testing.assert_allclose(got, np.array(normal[:n], np.float32), rtol=2e-6, atol=1e-7)
 
 
+class Constant(Stream):
+    """A stream of one raw word, for what happens once in 2^32 draws."""
+
+    def __init__(self, word):
+        self.word = word
+
+    def raw(self, n):
+        return np.full(n, self.word, np.uint64)
+
+
+def test_the_ends_of_the_range():
+    assert Constant(0).uniform(1)[0] == 0 and Constant(MASK).uniform(1)[0] == 1 - 2**-24
+    assert Constant(MASK).integers(1, 10)[0] == 9
+    np.testing.assert_allclose(Constant(0).normal(2), [math.sqrt(66 * math.log(2)), 0], rtol=1e-6)
+    np.testing.assert_allclose(Constant(MASK).normal(2), [2**-16, 0], atol=1e-11)
+
+
 @given(st.floats(-1e6, 1e6, width=32), st.floats(-1e6, 1e6, width=32), st.integers(0, MASK))
 @example(-1.0, 1.0, 0)
 @example(1.0, 2.0, 0)
 def test_uniform_stays_below_high_even_where_float32_rounds_up(low, high, seed):
     assume(low < high)
 
-    class Highest(Stream):
-        def raw(self, n):
-            return np.full(n, MASK, np.uint64)
-
-    assert np.float32(low) <= Highest(0, "").uniform(1, low, high)[0] < np.float32(high)
+    assert np.float32(low) <= Constant(MASK).uniform(1, low, high)[0] < np.float32(high)
     u = Stream(seed, "").uniform(100, low, high)
     assert u.dtype == np.float32
     assert (u >= np.float32(low)).all() and (u < np.float32(high)).all()
