@@ -1,8 +1,18 @@
 """minigan: a GAN framework from scratch on NumPy and CuPy."""
 
 from minigan import ops
-from minigan.array import from_dlpack, manual_seed
+from minigan.array import Stream, from_dlpack, manual_seed
 from minigan.autograd import Tensor, fused, grad, no_grad, primitive
 
 __version__ = "0.1.0"
-__all__ = ["Tensor", "from_dlpack", "fused", "grad", "manual_seed", "no_grad", "ops", "primitive"]
+__all__ = [
+    "Stream",
+    "Tensor",
+    "from_dlpack",
+    "fused",
+    "grad",
+    "manual_seed",
+    "no_grad",
+    "ops",
+    "primitive",
+]
