@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minigan.kernels import sim
+from minigan.kernels.sim import nvrtc
 
 try:
     sim.load('extern "C" __global__ void probe() {}')
@@ -243,6 +244,17 @@ def test_constant_and_global_variables_and_generic_pointers(checks):
     np.testing.assert_array_equal(y, table[np.where(T % 2, T % 3, 0)] + 42)
 
 
+def test_one_instruction_into_two_spaces_is_refused():
+    body = """
+    __shared__ float tile[64];
+    int t = threadIdx.x;
+    tile[t] = 0;
+    y[t] = *(t % 2 ? tile + t : y + t);
+"""
+    with pytest.raises(sim.Fault, match=r"reaches into two memory spaces"):
+        run("float* y", body, floats(64))
+
+
 def test_a_stray_is_caught_without_checks_too():
     with pytest.raises(sim.Fault, match="out of bounds: kernel k, line 2") as caught:
         run("float* y", "y[threadIdx.x * 1000000000ll] = 1;", floats(4), checks=False)
@@ -329,6 +341,19 @@ def test_a_shuffle_waits_for_the_lanes_of_its_mask():
     run("int* y", body, y)
     v = np.where(T % 4 == 0, T + T * (T - 1) // 2, T)
     np.testing.assert_array_equal(y, np.where(T % 2 == 0, v[T ^ 2], -T))
+
+
+def test_a_spin_lock_is_not_a_dead_lock():
+    body = """
+    int* lock = y; volatile int* sum = y + 1;
+    while (atomicCAS(lock, 0, 1)) { }
+    *sum += threadIdx.x;
+    __threadfence();
+    atomicExch(lock, 0);
+"""
+    y = ints(2)
+    run("int* y", body, y, grid=2, block=4)
+    assert y[1] == 2 * (0 + 1 + 2 + 3)
 
 
 # --- atomics -------------------------------------------------------------------------------------
@@ -576,6 +601,30 @@ def test_source_from_a_file_with_defines_and_an_include(tmp_path):
     assert sim.load(path, defines={"SCALE": 4, "SHIFT": 0}) is sim.load(
         path, defines={"SHIFT": 0, "SCALE": 4}
     )
+
+
+def test_a_fault_in_an_included_file_names_it(tmp_path):
+    (tmp_path / "store.cuh").write_text(
+        "__device__ __forceinline__ void store(float* y) {\n  y[threadIdx.x] = 1;\n}\n"
+    )
+    path = tmp_path / "k.cu"
+    path.write_text('#include "store.cuh"\nextern "C" __global__ void k(float* y) { store(y); }\n')
+    with pytest.raises(sim.Fault, match=r"line 2 of store.cuh: `y\[threadIdx.x\] = 1;`"):
+        sim.run(path, "k", 1, 8, floats(4))
+
+
+def test_machine_code_and_what_ptxas_says_of_it():
+    compiled = nvrtc.compile(GEMM, arch="sm_90", cubin=True, options=["--ptxas-options=-v"])
+    assert compiled.code.startswith(b"\x7fELF")
+    assert "registers" in compiled.log and "0 bytes spill" in compiled.log
+    assert nvrtc.version() >= (12, 0)
+
+
+def test_without_checks_an_unwritten_array_counts_as_written():
+    y = sim.empty(64)
+    run("float* y", "y[threadIdx.x] = 1;", y, checks=False)
+    run("float* y", "y[threadIdx.x] += 1;", y)
+    np.testing.assert_array_equal(np.asarray(y), np.full(64, 2))
 
 
 def test_without_the_compiler_sim_imports_and_says_what_to_install():

@@ -238,8 +238,8 @@ class Checks:
         def tell(k: int) -> str:
             copy = access.machine.program.kernel.ops[pc_of(int(record[k]))]
             return (
-                f"reads {access.place(k)} while the cp.async of line {copy.line}: "
-                f"`{access.machine.source(copy)}` may still be copying it: no cp.async.wait_group "
+                f"reads {access.place(k)} while the cp.async of "
+                f"{access.machine.source(copy)} may still be copying it: no cp.async.wait_group "
                 f"before has waited for that group"
             )
 
@@ -306,8 +306,8 @@ class Checks:
             elif then == "also writes":
                 between = "in the same instruction"
             return (
-                f"{_VERBS[access.how]} {access.place(k)}, which {who} {then} in line {other.line}: "
-                f"`{machine.source(other)}`, {between}"
+                f"{_VERBS[access.how]} {access.place(k)}, which {who} {then} in "
+                f"{machine.source(other)}, {between}"
             )
 
         apart = blocks is not None and bool((blocks[bad] != lanes.block[bad]).any())

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from . import access, arithmetic, bits, convert, emit, nvrtc, parser, warp
+from . import emit, nvrtc, parser
 from .checks import Checks
 from .counters import Counters
 from .denormals import flush_denormals
@@ -52,7 +52,9 @@ class Module:
         self.kernels = self.parsed.kernels
         self.signatures = {key: signature(source, key) for key in self.kernels}
         self._programs: dict[str, Program] = {}
-        self._lines = {name: source.splitlines()}
+        self.name = name
+        main = (path for path in self.parsed.files.values() if Path(path).name == Path(name).name)
+        self._lines = {path: source.splitlines() for path in main}
 
     def program(self, name: str) -> Program:
         """A kernel made ready to run. Raises: ParseError, ValueError."""
@@ -69,14 +71,16 @@ class Module:
         """The text of a line of the CUDA source, stripped; empty if it cannot be found."""
         path = self.parsed.files.get(file, "")
         if path not in self._lines:
-            given = next((n for n in self._lines if Path(n).name == Path(path).name), None)
-            if given is not None:
-                self._lines[path] = self._lines[given]
-            else:
-                found = Path(path)
-                self._lines[path] = found.read_text().splitlines() if found.is_file() else []
+            found = Path(path)
+            self._lines[path] = found.read_text().splitlines() if found.is_file() else []
         lines = self._lines[path]
         return lines[line - 1].strip() if 0 < line <= len(lines) else ""
+
+    def describe(self, file: int, line: int) -> str:
+        """``line 7: `its text` ``, and of which file if that is an included one."""
+        path = Path(self.parsed.files.get(file, ""))
+        of = "" if path.name == Path(self.name).name else f" of {path.name}"
+        return f"line {line}{of}: `{self.source_line(file, line)}`"
 
     def launch(
         self,
@@ -99,7 +103,7 @@ class Module:
         if math.prod(grid3) == 0:
             return result
         params, memory = lay_out(name, program, self.signatures[name], args, self.parsed.statics)
-        launch = Launch(program, grid3, block3, params, memory, shared, self.source_line)
+        launch = Launch(program, grid3, block3, params, memory, shared, self.describe)
         if counters:
             launch.counters = result.counters = Counters(self.parsed.files)
         if checks:
@@ -107,8 +111,10 @@ class Module:
         with np.errstate(all="ignore"), flush_denormals():
             Machine(launch).run()
         memory.copy_out()
-        if checks:
+        if launch.checks:
             launch.checks.finish()
+        else:
+            forget_unwritten(args)
         return result
 
 
@@ -158,6 +164,13 @@ def empty(shape: int | tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
     array = np.zeros(shape, dtype).view(Unwritten)
     array.unwritten = np.ones(array.nbytes, bool)
     return array
+
+
+def forget_unwritten(args: tuple[Any, ...]) -> None:
+    """Nobody has watched what was written, so all of it may have been."""
+    for array in args:
+        if isinstance(array, Unwritten):
+            array.unwritten = None
 
 
 def extents(what: str, value: int | tuple[int, ...]) -> tuple[int, int, int]:
@@ -255,10 +268,7 @@ def encode(kernel: str, param: Param, known: Parameter, value: Any) -> bytes:
         return np.array(value, f"<f{param.size}").tobytes()
     if int(value) != value:
         raise TypeError(f"{kernel}: {known.name} takes an integer, not {value!r}")
-    bits = 8 * param.size
-    if not -(2 ** (bits - 1)) <= value < 2**bits:
-        raise ValueError(f"{kernel}: {known.name} takes {bits} bits, which {value} exceeds")
-    return (int(value) % 2**bits).to_bytes(param.size, "little")
-
-
-_ = access, arithmetic, bits, convert, warp  # imported for the opcodes that they register
+    width = 8 * param.size
+    if not -(2 ** (width - 1)) <= value < 2**width:
+        raise ValueError(f"{kernel}: {known.name} takes {width} bits, which {value} exceeds")
+    return (int(value) % 2**width).to_bytes(param.size, "little")

@@ -30,6 +30,7 @@ from .ptx import Op
 
 LANES_AT_ONCE = 1 << 14  # lanes that fill the caches without missing them
 WARP = 32
+PATIENCE = 256  # basic blocks, after which the highest pc gets a turn: it may hold a spin lock
 
 Action = Callable[["Machine", Op, Value], None]
 ACTIONS: dict[str, Action] = {}  # opcodes that touch memory or other lanes: access.py, warp.py
@@ -45,15 +46,14 @@ class Fault(RuntimeError):
         detail: str,
         kernel: str,
         line: int,
-        text: str,
+        where: str,
         block: tuple[int, ...],
         thread: tuple[int, ...],
     ) -> None:
         self.kind, self.kernel, self.line = kind, kernel, line
         self.block, self.thread = block, thread
         super().__init__(
-            f"{kind}: kernel {kernel}, line {line}: `{text}`\n"
-            f"  block {block} thread {thread}: {detail}"
+            f"{kind}: kernel {kernel}, {where}\n  block {block} thread {thread}: {detail}"
         )
 
 
@@ -114,7 +114,7 @@ class Launch:
     params: np.ndarray
     memory: GlobalMemory
     dynamic_shared: int
-    source_line: Callable[[int, int], str]  # (file, line) -> its text
+    describe: Callable[[int, int], str]  # (file, line) -> "line 7: `its text`"
     checks: Any = None
     counters: Any = None
 
@@ -194,8 +194,10 @@ class Machine:
 
     def _run(self) -> None:
         blocks = self.program.blocks
+        turns = 0
         while self.waiting or self._release():
-            pc = min(self.waiting)
+            turns += 1
+            pc = max(self.waiting) if turns % PATIENCE == 0 else min(self.waiting)
             self.mask = mask = self.waiting.pop(pc)
             block = blocks[pc]
             self.alive = 0
@@ -323,8 +325,7 @@ class Machine:
             where = "has returned"
             for place, mask in self.parked.items():
                 if place != pc and np.broadcast_to(mask, self.lanes)[other, column]:
-                    line = ops[place].line
-                    where = f"waits at another one, in line {line}"
+                    where = f"waits at another one, in {self.source(ops[place])}"
             detail = (
                 f"waits at {name}, but thread {self.thread_id(other)} of the same block {where}; "
                 f"{int(full[:, column].sum())} of {self.threads} threads have come"
@@ -390,8 +391,8 @@ class Machine:
         return (block % x, block // x % y, block // (x * y))
 
     def source(self, op: Op) -> str:
-        """The text of the CUDA source line that an instruction comes from."""
-        return self.launch.source_line(op.file, op.line)
+        """The CUDA source line that an instruction comes from, number and text."""
+        return self.launch.describe(op.file, op.line)
 
     def fault(self, op: Op, kind: str, detail: Any, lanes: Value) -> NoReturn:
         """Raise for the first of `lanes`. detail: text, or a function of (thread, block column)."""
