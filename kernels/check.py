@@ -1,0 +1,268 @@
+"""Every kernel against reference.py in float64, on a device: what `minigan kernels check` runs.
+
+The tolerance is a rule: an error is at most twice that of the reference in float32, plus a few
+roundings (`floor`) of the largest result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minigan.array import Array, Stream, to_device, to_numpy
+from minigan.kernels import cuda, reference
+from minigan.kernels.catalogue import RUNGS, conv2d_by
+
+EPS = float(np.finfo(np.float32).eps)
+Results = tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A computation to compare. kernels: those that it launches, of which it must launch one.
+
+    on_device(to): the results by the kernels, to(array) puts one on the device.
+    exactly(dtype): the same by the reference, in that dtype.
+    """
+
+    name: str
+    what: str
+    kernels: tuple[str, ...]
+    on_device: Callable[[Callable[[np.ndarray], Array]], Any]
+    exactly: Callable[[Any], Any]
+    floor: float = 4.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """error, tolerance: absolute. failure: why there is no error to tell, or empty."""
+
+    name: str
+    what: str
+    launched: tuple[str, ...]
+    error: float
+    tolerance: float
+    failure: str = ""
+
+    @property
+    def good(self) -> bool:
+        return not self.failure and self.error <= self.tolerance
+
+
+def run(check: Check, device: str) -> Outcome:
+    """Launch and compare. A kernel that cannot run is an outcome too."""
+    with cuda.launch_log() as log:
+        try:
+            got = _tuple(check.on_device(lambda a: to_device(a.copy(), device)))
+            got = tuple(to_numpy(a) for a in got)
+        except MemoryError:
+            raise
+        except Exception as error:
+            failure = " ".join(f"{type(error).__name__}: {error}".split())
+            return Outcome(check.name, check.what, (), np.nan, np.nan, failure)
+    launched = tuple(dict.fromkeys(line.kernel for line in log))
+    plain, exact = _tuple(check.exactly(np.float32)), _tuple(check.exactly(np.float64))
+    if missing := [k for k in check.kernels if k not in launched]:
+        failure = f"{', '.join(missing)} was not launched"
+        return Outcome(check.name, check.what, launched, np.nan, np.nan, failure)
+    worst = (0.0, 0.0)
+    for mine, theirs, right in zip(got, plain, exact, strict=True):
+        error = _difference(mine, right)
+        allowed = 2 * _difference(theirs, right) + check.floor * EPS * float(abs(right).max())
+        worst = max(worst, (error, allowed), key=lambda pair: pair[0] / pair[1] if pair[1] else 0)
+    return Outcome(check.name, check.what, launched, *worst)
+
+
+def _tuple(results: Any) -> Results:
+    return results if isinstance(results, tuple) else (results,)
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.nan_to_num(abs(a.astype(np.float64) - b), nan=np.inf).max())
+
+
+# ---- The checks ---------------------------------------------------------------------------------
+
+
+def _values(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+def checks(tf32: bool = True) -> Iterator[Check]:
+    """All of them. tf32: those on tensor cores too, which need compute capability 8.0."""
+    yield from _convolutions()
+    yield from _products()
+    if tf32:
+        yield from _tensor_cores()
+    yield from _activations()
+    yield from _batch_norm()
+    yield from _adam()
+    yield from _random_numbers()
+
+
+def _contract(
+    name: str, what: str, kernels: tuple[str, ...], *args: Any, floor: float = 4.0, by: Any = None
+) -> Check:
+    """cuda.NAME (or `by`) against reference.NAME."""
+
+    def apply(function: Any, convert: Callable[[np.ndarray], Array]) -> Any:
+        return function(*(convert(a) if isinstance(a, np.ndarray) else a for a in args))
+
+    return Check(
+        name,
+        what,
+        kernels,
+        lambda to: apply(by or getattr(cuda, name), to),
+        lambda dtype: apply(getattr(reference, name), lambda a: a.astype(dtype)),
+        floor,
+    )
+
+
+# What a layer may be: several blocks and depth steps with tails; stride, pad and dilation; groups.
+_CASES = (
+    ("3×3, 20 → 70", (3, 20, 9, 7), (70, 20, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    ("4×4 stride 2, 9 → 33", (4, 9, 10, 12), (33, 9, 4, 4), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
+    ("7×7 to a pixel, 8 → 1", (6, 8, 7, 7), (1, 8, 7, 7), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    ("stride 3 > kernel 2", (2, 3, 11, 10), (5, 3, 2, 2), (3, 3), ((2, 0), (1, 3)), (1, 1), 1),
+    ("dilation 2, 2 groups", (2, 6, 9, 9), (8, 3, 3, 3), (1, 2), ((2, 2), (2, 2)), (2, 2), 2),
+)
+
+
+def _convolutions() -> Iterator[Check]:
+    for what, shape_x, shape_w, *rest in _CASES:
+        stride, pad, dilation, _ = rest
+        x, w = _values(0, *shape_x), _values(1, *shape_w)
+        size, taps = shape_x[2:], shape_w[2:]
+        out = reference.conv_out_size(size, taps, stride, pad, dilation)
+        g = _values(2, shape_x[0], shape_w[0], *out)
+        yield _contract("conv2d", what, ("conv2d",), x, w, *rest)
+        yield _contract("conv2d_dgrad", what, ("conv2d_dgrad",), g, w, size, *rest)
+        yield _contract("conv2d_wgrad", what, ("conv2d_wgrad",), x, g, taps, *rest)
+    g, w = _values(2, 2, 64, 14, 14), _values(1, 64, 2, 7, 7)
+    few_channels = (g, w, (14, 14), (1, 1), ((3, 3), (3, 3)), (1, 1), 1)
+    yield _contract("conv2d_dgrad", "7×7, 64 → 2: GEMM + col2im", ("col2im",), *few_channels)
+    what, shape_x, shape_w, stride, pad, dilation, _ = _CASES[1]
+    x, w = _values(0, *shape_x), _values(1, *shape_w)
+    for rung in RUNGS:
+        check = _contract("conv2d", what, (rung,), x, w, stride, pad, dilation, 1, by=_rung(rung))
+        yield Check(rung, what, (rung,), check.on_device, check.exactly)
+
+
+def _rung(rung: str) -> Callable[..., Array]:
+    def by(x: Array, w: Array, stride: Any, pad: Any, dilation: Any, groups: int) -> Array:
+        return conv2d_by(rung, x, w, stride, pad, dilation)
+
+    return by
+
+
+def _products() -> Iterator[Check]:
+    """BLAS sums in eight parts and more, which makes its error smaller: hence the floor."""
+    for what, m, n, k, act, bias in (
+        ("133 × 70 · 70 × 131", 133, 131, 70, "linear", False),
+        ("8 × 700 · 700 × 9, bias, relu: split", 8, 9, 700, "relu", True),
+    ):
+        a, b, c = _values(0, m, k), _values(1, k, n), _values(2, n) if bias else None
+        yield Check(
+            "matmul",
+            what,
+            ("matmul", "reduce_slices") if "split" in what else ("matmul",),
+            lambda to, a=a, b=b, c=c, act=act: cuda.matmul(  # type: ignore[misc]
+                to(a), to(b), bias=None if c is None else to(c), act=act
+            ),
+            lambda dtype, a=a, b=b, c=c, act=act: reference.bias_act(  # type: ignore[misc]
+                a.astype(dtype) @ b.astype(dtype), None if c is None else c.astype(dtype), act, 0.0
+            ),
+            floor=16.0,
+        )
+
+
+def _round_to_tf32(a: np.ndarray) -> np.ndarray:
+    """To 10 bits of mantissa, ties away from zero, as the kernels round their operands."""
+    bits = a.view(np.uint32)
+    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+def _tensor_cores() -> Iterator[Check]:
+    a, b = _values(0, 260, 70), _values(1, 70, 500)  # large enough for a tile that they can do
+    exact = [_round_to_tf32(a), _round_to_tf32(b)]
+
+    def product(to: Any) -> Array:
+        with cuda.tf32():
+            return cuda.matmul(to(a), to(b))
+
+    yield Check(
+        "matmul",
+        "TF32, against operands rounded to TF32",
+        ("matmul",),
+        product,
+        lambda dtype: exact[0].astype(dtype) @ exact[1].astype(dtype),
+        floor=16.0,
+    )
+
+
+def _activations() -> Iterator[Check]:
+    x, g, bias = _values(0, 5, 3, 31, 33), _values(1, 5, 3, 31, 33), _values(2, 3)
+    for act in reference.ACTIVATIONS:
+        yield _contract("bias_act", act, ("bias_act",), x, bias, act, 0.2)
+        y = reference.bias_act(x, bias, act, np.float32(0.2)).astype(np.float32)
+        kernels = ("bias_act_backward", "reduce_slices")
+        yield _contract("bias_act_backward", act, kernels, g, y, act, 0.2, floor=8.0)
+
+
+def _batch_norm() -> Iterator[Check]:
+    x, g = 3 * _values(0, 5, 3, 31, 33) + 2, _values(1, 5, 3, 31, 33)
+    weight, bias = _values(2, 3), _values(3, 3)
+    for act, parameters in (("leaky_relu", (weight, bias)), ("relu", (None, None))):
+        what = f"{act}, {'weight and bias' if parameters[0] is not None else 'not affine'}"
+        kernels = ("batch_norm_stats", "batch_norm_apply")
+        yield _contract("batch_norm", what, kernels, x, *parameters, 1e-5, act, 0.2, floor=16.0)
+        y, mean, rstd = (
+            a.astype(np.float32) for a in reference.batch_norm(x, *parameters, 1e-5, act, 0.2)
+        )
+        args = (g, x, y, parameters[0], mean, rstd, act, 0.2)
+        kernels = ("batch_norm_backward_sums", "batch_norm_backward_apply")
+        yield _contract("batch_norm_backward", what, kernels, *args, floor=16.0)
+
+
+def _adam() -> Iterator[Check]:
+    p, g, m = (_values(i, 700) for i in range(3))
+    start = (p, g, m, _values(3, 700) ** 2)
+    hyper = (2e-3, 0.5, 0.999, 1e-8, 0.1, 7)
+
+    def step(function: Any, arrays: list[Array]) -> Any:
+        function(*arrays, *hyper)
+        return arrays[0], arrays[2], arrays[3]
+
+    yield Check(
+        "adam",
+        "step 7, weight decay 0.1",
+        ("adam",),
+        lambda to: step(cuda.adam, [to(a) for a in start]),
+        lambda dtype: step(reference.adam, [a.astype(dtype) for a in start]),
+    )
+
+
+def _random_numbers() -> Iterator[Check]:
+    """Against the host's stream, which is exact for uniform numbers: no error is allowed there."""
+    seed, name, n = 3, "latents", 20001
+    key = seed, int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+    def filled(fill: Any, to: Any) -> Array:
+        out = to(np.zeros(n, np.float32))
+        fill(out, key)
+        return out
+
+    for law, floor in (("uniform", 0.0), ("normal", 4.0)):
+        host = getattr(Stream(seed, name), law)(n)
+        yield Check(
+            f"philox_{law}",
+            "bit by bit" if law == "uniform" else "within ulps",
+            (f"philox_{law}",),
+            lambda to, law=law: filled(getattr(cuda, f"philox_{law}"), to),  # type: ignore[misc]
+            lambda dtype, host=host: host.astype(dtype),  # type: ignore[misc]
+            floor,
+        )
