@@ -15,6 +15,7 @@ from minigan import __version__
 from minigan.cli.doctor import doctor
 from minigan.cli.errors import explain
 from minigan.cli.info import info
+from minigan.cli.kernels import kernels
 from minigan.cli.recipes import recipes
 from minigan.cli.sample import sample
 from minigan.cli.train import train
@@ -34,13 +35,25 @@ class Commands(click.Group):
         warnings.filterwarnings("ignore", category=RuntimeWarning, module="minigan")
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
-        except (Exception, KeyboardInterrupt) as error:
-            explained = explain(error)
-            if explained is None:
-                raise
-            line, code = explained
-            click.echo(line, err=True)
+        except Exception as error:
+            code = _tell(error)
         sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt as error:  # here, as click would drop what it says
+            context.exit(_tell(error))
+
+
+def _tell(error: BaseException) -> int:
+    """Print what the error means and return the exit code; a bug keeps its traceback."""
+    explained = explain(error)
+    if explained is None:
+        raise error
+    line, code = explained
+    click.echo(line, err=True)
+    return code
 
 
 @click.group(
@@ -61,7 +74,7 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (train, sample, recipes, info, doctor):
+for command in (train, sample, recipes, info, doctor, kernels):
     main.add_command(command)
 
 __all__ = ["main"]
