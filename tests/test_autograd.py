@@ -436,6 +436,18 @@ def test_a_missing_rule_names_op_and_argument():
         mg.grad(y, amount)
 
 
+def test_a_vjp_may_be_registered_after_the_first_call():
+    @mg.primitive
+    def product(x, b):
+        return x * b
+
+    x, b = leaf(2.0), leaf(3.0)
+    product(x, b)
+    product.vjp("x")(lambda g, b: g * b)
+    product.vjp("b")(lambda g, x: g * x)
+    equal(mg.grad(product(x, b), b), 2)
+
+
 def test_a_declared_constant_passes_no_gradient():
     @mg.primitive
     def quantise(x, step):
