@@ -33,7 +33,7 @@ class Check:
 def doctor(as_json: bool) -> None:
     """Look at Python, NumPy, CuPy, the GPU and its compiler, and say what mends each trouble.
 
-    Exit code 0 if training on the CPU will work, whatever is missing for a GPU; else 1.
+    Exit code 1 if something is broken (!!), 0 if at most optional things are missing (-).
 
     \b
     minigan doctor
@@ -51,7 +51,7 @@ def doctor(as_json: bool) -> None:
             click.echo(f"{mark:>2} {c.name:10} {c.value}")
             if c.advice:
                 click.echo(f"   {'':10} -> {c.advice}")
-    click.get_current_context().exit(any(c.state == TROUBLE for c in checks))
+    click.get_current_context().exit(int(any(c.state == TROUBLE for c in checks)))
 
 
 def examine() -> list[Check]:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import click
@@ -40,7 +41,7 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
     from minigan.runs import RunError
     from minigan.train import NonFinite
 
-    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+    if isinstance(error, KeyboardInterrupt):
         return "stopped", 130
     if isinstance(error, click.UsageError) and error.ctx:
         command = error.ctx.command_path
@@ -59,6 +60,8 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
         return f"out of memory{_detail(error)}; try a smaller --batch, or a smaller set", 2
     if isinstance(error, OSError):
         what = error.strerror or str(error) or type(error).__name__
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what += ": free some space"
         return (f"{os.fsdecode(error.filename)}: {what}" if error.filename else what), 2
     return None
 

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     multiple=True,
     help="Which ones: one seed, one result; default 0. Several for --interpolate.",
 )
-@click.option("--label", type=int, help="The class of all; default: each in turn.")
+@click.option(
+    "--label", type=int, help="The class of all; default: each in turn, or 0 with --interpolate."
+)
 @click.option("--grid/--single", default=True, help="One picture of all (default), or a file each.")
 @click.option("--columns", type=click.IntRange(1, 10_000), help="Of the grid.")
 @click.option(
@@ -80,6 +82,8 @@ def sample(
 
     seeds = seeds or (0,)
     step = content.state["step"]
+    if interpolate and sampler.classes and label is None:
+        label = 0
     kind = f"-label-{label}" if label is not None else ""
     if interpolate:
         ends = (*seeds, seeds[0] + 1) if len(seeds) == 1 else seeds
