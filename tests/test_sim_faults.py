@@ -90,6 +90,67 @@ BUGS = {
         ),
         r"writes first .* also writes .* in the same instruction",
     ),
+    "the last reader writes": (
+        "race",
+        kernel(
+            "const float* x, float* y",
+            """
+    __shared__ float total;
+    if (threadIdx.x == 0) total = x[0];
+    __syncthreads();
+    float v = total;
+    if (threadIdx.x == 63) total = v + 1;  //!
+    y[blockIdx.x * 64 + threadIdx.x] = v;
+""",
+        ),
+        r"thread \(63, 0, 0\): writes total .* which other threads read in line 6",
+    ),
+    "a lane writes what its warp has just read": (
+        "race",
+        kernel(
+            "const float* x, float* y",
+            """
+    __shared__ float tile[64];
+    int t = threadIdx.x;
+    tile[t] = x[t];
+    __syncthreads();
+    float v = tile[t / 32 * 32];
+    if (t % 32 == 31) tile[t - 31] = v + 1;  //!
+    y[blockIdx.x * 64 + t] = v;
+""",
+        ),
+        r"which threads of warp 0 read in line 7: .* no __syncthreads\(\) between",
+    ),
+    "one reads early, the other reads and writes": (
+        "race",
+        kernel(
+            "const float* x, float* y",
+            """
+    __shared__ float total;
+    if (threadIdx.x == 0) total = x[0];
+    __syncthreads();
+    float v = 0;
+    if (threadIdx.x == 3) v = *(float*)&total + 1;
+    asm volatile("" ::: "memory");
+    if (threadIdx.x == 40) total += 2;  //!
+    y[blockIdx.x * 64 + threadIdx.x] = v;
+""",
+        ),
+        r"thread \(40, 0, 0\)",
+    ),
+    "a block writes what others have read": (
+        "race between blocks",
+        kernel(
+            "const float* x, float* y",
+            """
+    float v = y[0] + x[threadIdx.x];
+    __syncthreads();
+    if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 63) y[0] = v;  //!
+    y[blockIdx.x * 64 + threadIdx.x + 1] = v;
+""",
+        ),
+        r"which several blocks read in line 3.*nothing orders two blocks",
+    ),
     "syncwarp missing": (
         "race",
         kernel(
