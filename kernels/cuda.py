@@ -255,31 +255,48 @@ def _product(
 
 
 def matmul(
-    a: Array,
+    x: Array,
     b: Array,
-    trans_a: bool = False,
-    trans_b: bool = False,
     bias: Array | None = None,
     act: str = "linear",
     slope: float = 0.0,
 ) -> Array:
-    """act(a · b + bias[n]): a (M,K), or (K,M) if trans_a; b (K,N), or (N,K) if trans_b."""
-    a, b = _float32("matmul", a=a, b=b)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[not trans_a] != b.shape[trans_b]:
-        raise ValueError(
-            f"matmul: cannot multiply a {a.shape}{'ᵀ' * trans_a} by b {b.shape}{'ᵀ' * trans_b}"
-        )
-    m, k, n = a.shape[trans_a], a.shape[not trans_a], b.shape[not trans_b]
+    """act(x @ b + bias[m]): x (...,n,k), b (...,k,m) -> (...,n,m).
+
+    A transposed view of a contiguous array is read as it lies, without a copy.
+    """
+    try:
+        batch = np.broadcast_shapes(x.shape[:-2], b.shape[:-2])
+    except ValueError:
+        batch = None
+    if batch is None or min(x.ndim, b.ndim) < 2 or x.shape[-1] != b.shape[-2]:
+        raise ValueError(f"matmul: cannot multiply x {x.shape} by b {b.shape}")
+    (n, k), m = x.shape[-2:], b.shape[-1]
+    x, x_step, x_transposed = _matrices(x, "x", batch)
+    b, b_step, b_transposed = _matrices(b, "b", batch)
     if bias is not None:
         (bias,) = _float32("matmul", bias=bias)
-        _expect("matmul", "bias", bias, (n,))
-    out = _empty(a, (m, n))
-    plan = choose(m, n, k)
-    layout = {"TRANS_A": int(trans_a), "TRANS_B": int(trans_b), "ALIGNED": int(n % 4 == 0)}
+        _expect("matmul", "bias", bias, (m,))
+    out = _empty(x, (*batch, n, m))
+    layout = {"TRANS_A": x_transposed, "TRANS_B": b_transposed, "ALIGNED": int(m % 4 == 0)}
     epilogue = {"BIAS": int(bias is not None), "ACT(x)": _activation(act, slope)["ACT(x)"]}
-    defaults = {"BIAS": 0, "ACT(x)": "(x)"}
-    _product("matmul", (a, b, bias), out, plan, (m, n, k), layout | defaults, epilogue, bias)
+    plan = choose(n, m, k, math.prod(batch))
+    sizes = (n, m, k, x_step, b_step)
+    defines = layout | {"BIAS": 0, "ACT(x)": "(x)"}
+    _product("matmul", (x, b, bias), out, plan, sizes, defines, epilogue, bias)
     return out
+
+
+def _matrices(a: Array, name: str, batch: Dims) -> tuple[Array, int, int]:
+    """(a contiguous, elements from one matrix to the next, 1 if its matrices lie transposed)"""
+    lead, size = a.shape[:-2], math.prod(a.shape[-2:])
+    transposed = not a.flags.c_contiguous and a.swapaxes(-1, -2).flags.c_contiguous
+    if transposed:
+        a = a.swapaxes(-1, -2)
+    if lead != batch and math.prod(lead) != 1:
+        a = xp_of(a).broadcast_to(a, (*batch, *a.shape[-2:]))
+    (a,) = _float32("matmul", **{name: a})
+    return a, size if math.prod(lead) != 1 else 0, int(transposed)
 
 
 def conv2d(x: Array, w: Array, stride: Pair, pad: Pads, dilation: Pair, groups: int) -> Array:

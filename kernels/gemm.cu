@@ -249,6 +249,7 @@ __device__ __forceinline__ float* split_slice(float* out, unsigned splits, int o
 
 // ---- out[m,n] = act(Σ_k a[m,k] · b[k,n] + bias[n]) ----------------------------------------------
 //
+// A batch of them: the matrices of item i start at a + i · a_step and b + i · b_step.
 // -DTRANS_A=1: a is stored (k,m).  -DTRANS_B=1: b is stored (n,k).  -DBIAS=1: add bias.
 // -DACT(x)=...: an activation. Bias and activation are for one split alone.
 // -DALIGNED=1: n is a multiple of 4, a row's groups of 4 are stored as float4.
@@ -277,9 +278,9 @@ struct Matrix {
 struct MatrixOut {
     float* data;
     const float* bias;
-    int m, n;
+    unsigned m, n;
 
-    __device__ float finish(float v, int col) const {
+    __device__ float finish(float v, unsigned col) const {
         v += BIAS ? bias[col] : 0.0f;
         return ACT(v);
     }
@@ -301,13 +302,15 @@ struct MatrixOut {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
-matmul(const float* a, const float* b, const float* bias, float* out, int m, int n, int k,
-       int splits, int split_steps) {
-    Matrix<!TRANS_A> rows{a, static_cast<unsigned>(m), static_cast<unsigned>(k)};
-    Matrix<TRANS_B> cols{b, static_cast<unsigned>(n), static_cast<unsigned>(k)};
+matmul(const float* a, const float* b, const float* bias, float* out, unsigned m, unsigned n,
+       unsigned k, unsigned a_step, unsigned b_step, unsigned splits, unsigned split_steps) {
+    unsigned batch = gridDim.z / splits, item = blockIdx.z / splits;
+    Matrix<!TRANS_A> rows{a + item * a_step, m, k};
+    Matrix<TRANS_B> cols{b + item * b_step, n, k};
     float acc[TM][TN] = {};
     multiply(acc, rows, cols, Steps(k, splits, split_steps));
-    store(acc, MatrixOut{split_slice(out, splits, m * n), bias, m, n});
+    float* slice = split_slice(out, splits, batch * m * n);
+    store(acc, MatrixOut{slice + item * m * n, bias, m, n});
 }
 #endif  // MATMUL
 
@@ -472,7 +475,7 @@ struct Weights {
     const float* data;
     unsigned group;
     Axis vertical, horizontal;
-    static constexpr bool DEPTH_IS_CONTIGUOUS = false;
+    static constexpr bool DEPTH_IS_CONTIGUOUS = R * S > 1;  // nearly: the taps of a phase
 
     __device__ Element at(unsigned c, unsigned ktu) const {
         unsigned k = ktu / (T * U), t = ktu / U % T, u = ktu % U;

@@ -56,7 +56,7 @@ SCHEDULERS = 4  # of a multiprocessor: a warp instruction a cycle each
 STEP_CYCLES = 400  # the least time of a step: a load from memory and a barrier
 LAUNCH_CYCLES = 4000  # a kernel more: about 3 µs
 BYTES_PER_CYCLE = 1100  # of global memory, the whole card
-MAX_SPLITS = 32
+MAX_SPLITS = 64
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        return math.ceil(self.depth / self.tile.bk)
+        return max(1, math.ceil(self.depth / self.tile.bk))
 
     @property
     def splits(self) -> int:
-        return max(1, math.ceil(self.steps / self.split_steps))
+        return math.ceil(self.steps / self.split_steps)
 
     @property
     def grid(self) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""Every CUDA kernel of the contract, run on sim with all its checks, against reference.py in float64.
+"""Every CUDA kernel of the contract on sim, with all its checks, against reference.py in float64.
 
 The tolerance is a rule: an error is at most twice that of the reference in float32, plus a floor of
 a few roundings of the largest result.
@@ -91,7 +91,7 @@ def force(monkeypatch, tile, split=1):
     """Have every product cut by `tile` into `split` splits of its depth."""
 
     def choose(rows, columns, depth, batch=1):
-        steps = -(-depth // tile.bk)
+        steps = max(1, -(-depth // tile.bk))
         return Plan(tile, rows, columns, depth, batch, -(-steps // split))
 
     monkeypatch.setattr(plan, "choose", choose)
@@ -160,14 +160,41 @@ def test_matmul(sizes, trans_a, trans_b, with_bias, act, seed):
     b = values(seed + 1, *((n, k) if trans_b else (k, n)))
     bias = values(seed + 2, n) if with_bias else None
 
+    a, b = a.T if trans_a else a, b.T if trans_b else b
+
     def product(a, b, bias):
-        y = (a.T if trans_a else a) @ (b.T if trans_b else b)
-        return reference.bias_act(y, bias, act, 0.2)
+        return reference.bias_act(a @ b, bias, act, 0.2)
 
     exact = [None if x is None else x.astype(np.float64) for x in (a, b, bias)]
-    got = cuda.matmul(a, b, trans_a, trans_b, bias, act, 0.2)
+    got = cuda.matmul(a, b, bias, act, 0.2)
     # BLAS sums in eight parts and more, which halves its error
     assert_as_good_as(got, product(a, b, bias), product(*exact), "matmul", floor=16)
+
+
+@pytest.mark.parametrize(
+    "shape_x, shape_b",
+    [
+        ((3, 20, 9), (3, 9, 17)),
+        ((20, 9), (3, 9, 17)),
+        ((2, 1, 20, 9), (3, 9, 17)),
+        ((3, 20, 9), (9, 17)),
+        ((0, 9), (9, 17)),
+        ((5, 0), (0, 4)),
+    ],
+)
+@pytest.mark.parametrize("split", [1, 2])
+def test_matmul_of_batches(shape_x, shape_b, split, monkeypatch):
+    force(monkeypatch, TILES[-1], split)
+    x, b = values(0, *shape_x), values(1, *shape_b)
+    assert_as_good_as(cuda.matmul(x, b), x @ b, x.astype(np.float64) @ b, "matmul", floor=16)
+
+
+@pytest.mark.parametrize(
+    "shapes", [((2, 3), (4, 5)), ((3,), (3, 4)), ((2, 3, 4), (3, 4, 5))], ids=str
+)
+def test_matmul_names_shapes_that_do_not_fit(shapes):
+    with pytest.raises(ValueError, match=r"matmul: cannot multiply x \(.*\) by b \(.*\)"):
+        cuda.matmul(values(0, *shapes[0]), values(1, *shapes[1]))
 
 
 @pytest.mark.parametrize("split", [1, 4])

@@ -57,9 +57,7 @@ def test_rung_on_any_shape(rung, case, seed):
 
 # ---- Through the compiler -----------------------------------------------------------------------
 
-LAYER = asdict(
-    Geometry.of((64, 64, 14, 14), (128, 64, 4, 4), (2, 2), ((1, 1), (1, 1)), (1, 1), 1)
-)
+LAYER = asdict(Geometry.of((64, 64, 14, 14), (128, 64, 4, 4), (2, 2), ((1, 1), (1, 1)), (1, 1), 1))
 PRODUCTS = ["matmul", "conv2d", "conv2d_dgrad", "conv2d_wgrad"]
 
 
