@@ -577,6 +577,15 @@ def test_wrong_arguments_are_named(args, error, message):
 def test_wrong_launches_are_named():
     with pytest.raises(ValueError, match=r"block .*2048.* has 2048 threads, not 1 .. 1024"):
         run("float* y", "y[0] = 1;", floats(1), block=2048)
+    with pytest.raises(ValueError, match=r"k: block \(1, 1, 128\) exceeds a GPU's limits"):
+        run("float* y", "y[0] = 1;", floats(1), block=(1, 1, 128))
+    with pytest.raises(ValueError, match=r"k: grid \(1, 70000, 1\) exceeds a GPU's limits"):
+        run("float* y", "y[0] = 1;", floats(1), grid=(1, 70000))
+    with pytest.raises(ValueError, match=r"k: 0 \+ 102400 bytes .* exceed the 101376 .* sm_86"):
+        run("float* y", "y[0] = 1;", floats(1), shared=100 << 10, arch="sm_86")
+    big = "__shared__ float a[13000]; a[threadIdx.x] = y[0]; __syncthreads(); y[1] = a[5];"
+    with pytest.raises(ValueError, match=r"k: 52000 bytes of static shared memory"):
+        run("float* y", big, floats(2))
     with pytest.raises(ValueError, match="no such kernel in this source; it has: k"):
         sim.run('extern "C" __global__ void k() {}', "f", 1, 1)
     with pytest.raises(sim.CompileError, match='identifier "oops" is undefined'):

@@ -29,7 +29,14 @@ POINTEES = {
     "unsigned short": "uint16", "signed char": "int8", "unsigned char": "uint8", "bool": "bool",
 }  # fmt: skip
 
-MAX_THREADS = 1024  # a block
+MAX_THREADS = 1024  # a block; its limits by axis, and the grid's
+MAX_BLOCK = (1024, 1024, 64)
+MAX_GRID = (2**31 - 1, 65535, 65535)
+MAX_SHARED_STATIC = 48 << 10  # bytes
+MAX_SHARED = {"sm_70": 96, "sm_75": 64, "sm_80": 163, "sm_86": 99, "sm_87": 163, "sm_89": 99,
+              "sm_90": 227, "sm_100": 227, "sm_120": 99}  # KiB a block  # fmt: skip
+
+Extents = tuple[int, int, int]
 
 
 @dataclass
@@ -52,7 +59,7 @@ class Module:
         self.kernels = self.parsed.kernels
         self.signatures = {key: signature(source, key) for key in self.kernels}
         self._programs: dict[str, Program] = {}
-        self.name = name
+        self.name, self.arch = name, arch
         main = (path for path in self.parsed.files.values() if Path(path).name == Path(name).name)
         self._lines = {path: source.splitlines() for path in main}
 
@@ -95,10 +102,7 @@ class Module:
         """Run a kernel; see run()."""
         program = self.program(name)
         grid3, block3 = extents("grid", grid), extents("block", block)
-        if not 0 < math.prod(block3) <= MAX_THREADS:
-            raise ValueError(
-                f"{name}: block {block} has {math.prod(block3)} threads, not 1 .. 1024"
-            )
+        self._check_limits(name, grid3, block3, program.kernel.shared_static, shared)
         result = Result(name)
         if math.prod(grid3) == 0:
             return result
@@ -116,6 +120,28 @@ class Module:
         else:
             forget_unwritten(args)
         return result
+
+    def _check_limits(
+        self, name: str, grid: Extents, block: Extents, static: int, dynamic: int
+    ) -> None:
+        """What a GPU would refuse to launch. Raises: ValueError."""
+        threads = math.prod(block)
+        if not 0 < threads <= MAX_THREADS:
+            raise ValueError(f"{name}: block {block} has {threads} threads, not 1 .. {MAX_THREADS}")
+        for what, given, limits in (("block", block, MAX_BLOCK), ("grid", grid, MAX_GRID)):
+            if any(n > limit for n, limit in zip(given, limits, strict=True)):
+                raise ValueError(f"{name}: {what} {given} exceeds a GPU's limits {limits}")
+        if static > MAX_SHARED_STATIC:
+            raise ValueError(
+                f"{name}: {static} bytes of static shared memory, of which a kernel may have "
+                f"{MAX_SHARED_STATIC}: make it extern __shared__ and pass shared="
+            )
+        limit = MAX_SHARED.get(self.arch, 227) << 10
+        if static + dynamic > limit:
+            raise ValueError(
+                f"{name}: {static} + {dynamic} bytes of shared memory exceed the {limit} of a "
+                f"block on {self.arch}"
+            )
 
 
 def run(
@@ -173,7 +199,7 @@ def forget_unwritten(args: tuple[Any, ...]) -> None:
             array.unwritten = None
 
 
-def extents(what: str, value: int | tuple[int, ...]) -> tuple[int, int, int]:
+def extents(what: str, value: int | tuple[int, ...]) -> Extents:
     """(x, y, z) of a grid or block."""
     given = (value,) if isinstance(value, (int, np.integer)) else tuple(value)
     if not 1 <= len(given) <= 3 or any(int(n) != n or n < 0 for n in given):
