@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,27 +22,17 @@ def recipes(name: str | None) -> None:
     minigan recipes
     minigan recipes mnist-dcgan
     """
-    _print(_fields(name) if name else _overview())
+    from minigan.cli.tables import print_table
 
-
-def _print(table: Table) -> None:
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
-    console.print(table)
-
-
-def _table(*columns: str) -> Table:
-    from rich.table import Table
-
-    return Table(*columns, box=None, pad_edge=False, header_style="bold")
+    print_table(_fields(name) if name else _overview())
 
 
 def _overview() -> Table:
+    from minigan.cli.tables import table
     from minigan.models import FAMILIES
     from minigan.recipes import RECIPES
 
-    table = _table("recipe", "preset", "steps", "batch", "parameters G + D", "what differs")
+    rows = table("recipe", "preset", "steps", "batch", "parameters G + D", "what differs")
     for name, presets in RECIPES.items():
         default = presets["default"]
         nets = FAMILIES[default.net].build(default.latent_dim, default.init)
@@ -51,7 +40,7 @@ def _overview() -> Table:
         for preset, recipe in presets.items():
             first = recipe is default
             about = recipe.about if first else " ".join(_differences(recipe, default))
-            table.add_row(
+            rows.add_row(
                 name if first else "",
                 preset,
                 str(recipe.steps),
@@ -59,7 +48,7 @@ def _overview() -> Table:
                 size if first else "",
                 about,
             )
-    return table
+    return rows
 
 
 def _differences(recipe: Recipe, default: Recipe) -> list[str]:
@@ -76,16 +65,17 @@ def _value(value: Any) -> str:
 
 
 def _fields(name: str) -> Table:
+    from minigan.cli.tables import table
     from minigan.recipes import RECIPES, find
 
     default = find(name)
     presets = RECIPES[name]
-    table = _table("field", *presets, "range", "what it is")
+    rows = table("field", *presets, "range", "what it is")
     for f in dataclasses.fields(default):
         values = [_value(getattr(recipe, f.name)) for recipe in presets.values()]
         if f.name != "about":
-            table.add_row(f.name, *values, _range(f), f.metadata["help"])
-    return table
+            rows.add_row(f.name, *values, _range(f), f.metadata["help"])
+    return rows
 
 
 def _range(f: dataclasses.Field[Any]) -> str:
