@@ -2,7 +2,8 @@
 
 from minigan import ops
 from minigan.array import Stream, from_dlpack, manual_seed
-from minigan.autograd import Tensor, fused, grad, no_grad, primitive
+from minigan.autograd import Tensor, grad, no_grad
+from minigan.primitive import fused, primitive
 
 __version__ = "0.1.0"
 __all__ = [

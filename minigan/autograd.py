@@ -1,4 +1,4 @@
-"""Reverse-mode automatic differentiation, of any order.
+"""Reverse-mode automatic differentiation, of any order: the engine.
 
 A Tensor is an array and, if it was computed from something that requires a gradient, the Node that
 recorded how. `grad` walks the Nodes from an output back to the targets, and multiplies the incoming
@@ -9,21 +9,11 @@ is written in operators and ops, which take arrays as well as Tensors. Handed ar
 first-order gradients at NumPy's speed and records nothing. Handed Tensors (`create_graph=True`),
 the same lines are recorded in turn, so the gradient can be differentiated again.
 
-    @primitive
-    def tanh(x):                       positional arguments are arrays, keyword-only ones attributes
-        return xp_of(x).tanh(x)
-
-    @tanh.vjp("x")
-    def _(g, y):                       what a vjp names is what is kept alive until then: y, not x
-        return g * (1 - y * y)
-
-A vjp takes g, then any of: the op's arguments and attributes by name, `y` (the output), `shape` (of
-the argument that it differentiates) and, for `*xs`, `position`. It never writes into g.
+What an operation is, and how it is given its vjps, is in primitive.py.
 """
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,12 +27,12 @@ from minigan.array import Array, to_numpy, xp_of
 _count = itertools.count()
 
 
-class _State(threading.local):
+class State(threading.local):
     recording = True
     observer: Callable[[str, Array], None] | None = None
 
 
-_state = _State()
+state = State()
 
 
 class Node:
@@ -57,7 +47,7 @@ class Node:
 
     def __init__(
         self,
-        op: Primitive | None = None,
+        op: Any = None,
         parents: Sequence[Node | None] = (),  # of each argument; None for constants
         shapes: Sequence[Any] = (),  # of the arguments that have a parent, and their dtypes
         dtypes: Sequence[Any] = (),
@@ -149,8 +139,10 @@ class Tensor:
 
         g: dL/d(self), by default 1, which needs a Tensor of one element.
         """
-        leaves = [n for n in _reachable(self.node, 0) if n.op is None] if self.node else []
-        table = _backpropagate(self, leaves, g, create_graph)
+        if self.node is None:
+            raise ValueError("backward: this Tensor came from nothing that requires a gradient")
+        leaves = [n for n in _reachable(self.node, 0) if n.op is None]
+        table = backpropagate(self, leaves, g, create_graph)
         for leaf, gx in table.items():
             gx = gx if isinstance(gx, Tensor) else Tensor.wrap(gx)
             leaf.grad = gx if leaf.grad is None else leaf.grad + gx
@@ -228,237 +220,28 @@ def _array(x: Any) -> Any:
     return x.data if isinstance(x, Tensor) else x
 
 
-class _Rule:
-    """A vjp and the names of what it wants after g."""
-
-    def __init__(self, op: Primitive, argument: str, function: Callable[..., Any]) -> None:
-        self.function = function
-        self.names = list(inspect.signature(function).parameters)
-        known = {"y", "shape", "position", *op.arguments, *op.attributes}
-        if self.names[:1] != ["g"] or not known.issuperset(self.names[1:]):
-            raise TypeError(f"{op.name}: the vjp of {argument} must take g, then any of {known}")
-        self.names = self.names[1:]
-        self.keeps = {op.arguments.index(n) for n in self.names if n in op.arguments}
-        self.keeps_y = "y" in self.names
-
-
-class Primitive:
-    """An operation: a function of arrays, and a vjp for each of them."""
-
-    def __init__(self, forward: Callable[..., Array]) -> None:
-        self.forward = forward
-        self.name = forward.__name__
-        self.__doc__ = forward.__doc__
-        self.__name__ = forward.__name__
-        self.__module__ = forward.__module__
-        self.__signature__ = inspect.signature(forward)
-        parameters = self.__signature__.parameters.values()
-        self.arguments = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
-        self.attributes = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-        self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-        if reserved := {"g", "y", "shape", "position"} & {*self.arguments, *self.attributes}:
-            raise TypeError(f"{self.name}: {reserved} are names for its vjps, not for arguments")
-        self.rules: dict[str, _Rule | None] = {}
-        self._constants: list[int] = []
-        self._plans: dict[tuple[bool, ...], tuple[set[int], bool]] = {}
-        self._fast_vjp: Callable[..., Sequence[Any]] | None = None
-
-    def __repr__(self) -> str:
-        return f"<op {self.name}{self.__signature__}>"
-
-    def vjp(self, *arguments: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Decorator: the vector-Jacobian product by each of `arguments`."""
-
-        def register(function: Callable[..., Any]) -> Callable[..., Any]:
-            for argument in arguments:
-                if argument not in self.arguments:
-                    raise TypeError(f"{self.name} has no argument {argument}")
-                self.rules[argument] = _Rule(self, argument, function)
-            self._plans.clear()
-            return function
-
-        return register
-
-    def fast_vjp(self, function: Callable[..., Sequence[Any]]) -> Callable[..., Any]:
-        """Decorator: all gradients at once, on arrays; taken instead of the vjps where it can be.
-
-        (g, y, *arrays, **attrs) -> one gradient an argument, None where there is none.   y: None if
-        no vjp names it.   arrays: all arguments if some vjp names one, and those None that none does.
-        """
-        self._fast_vjp = function
-        return function
-
-    def constant(self, *arguments: str) -> None:
-        """Declare that the output does not depend smoothly on `arguments`: gradient zero."""
-        self.rules.update(dict.fromkeys(arguments))
-        self._constants += [self.arguments.index(a) for a in arguments]
-
-    def __call__(self, *args: Any, **attrs: Any) -> Any:
-        if attrs and not self.variadic and not self.attributes.keys() >= attrs.keys():
-            args, attrs = self._bind(args, attrs)
-        arrays, parents, any_tensor = [], [], False
-        for a in args:
-            if isinstance(a, Tensor):
-                any_tensor = True
-                arrays.append(a.data)
-                parents.append(a.node)
-            else:
-                arrays.append(a)
-                parents.append(None)
-        y, saved = self.run(arrays, attrs)
-        if _state.observer is not None:
-            _state.observer(self.name, y)
-        if not any_tensor:
-            return y
-        recording = _state.recording
-        return Tensor.wrap(y, self._record(parents, arrays, attrs, y, saved) if recording else None)
-
-    def run(self, arrays: list[Any], attrs: dict[str, Any]) -> tuple[Array, Any]:
-        """(y, what the node should save beside it), on arrays."""
-        return self.forward(*arrays, **attrs), None
-
-    def pull(self, node: Node, g: Any, wanted: list[int], create_graph: bool) -> list[Any]:
-        """The gradients by the arguments at `wanted`, from g = dL/dy; None stands for zeros."""
-        if self._fast_vjp is not None and not create_graph:
-            grads = self._fast_vjp(g, node.saved, *node.kept, **{**self.attributes, **node.attrs})
-            return [grads[i] for i in wanted]
-        return [self._apply(node, i, g, create_graph) for i in wanted]
-
-    def _bind(self, args: Any, attrs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Move array arguments that were passed by keyword to their positions."""
-        bound = self.__signature__.bind(*args, **attrs)
-        bound.apply_defaults()
-        return bound.args, {k: v for k, v in bound.kwargs.items() if k in attrs}
-
-    def _argument(self, i: int) -> str:
-        return self.arguments[min(i, len(self.arguments) - 1)]
-
-    def _plan(self, mask: tuple[bool, ...]) -> tuple[set[int], bool]:
-        """(positions to keep, whether to keep y) if gradients are needed where `mask` is true."""
-        rules = [self.rules.get(self._argument(i)) for i, needed in enumerate(mask) if needed]
-        keeps: set[int] = set().union(*(r.keeps for r in rules if r))
-        return keeps, any(r.keeps_y for r in rules if r)
-
-    def _record(
-        self, parents: list[Node | None], arrays: list[Any], attrs: Any, y: Array, saved: Any
-    ) -> Node | None:
-        for i in self._constants:
-            if i < len(parents):
-                parents[i] = None
-        mask = tuple([p is not None for p in parents])
-        if True not in mask:
-            return None
-        plan = self._plans.get(mask)
-        if plan is None:
-            plan = self._plans[mask] = self._plan(mask)
-        keeps, keeps_y = plan
-        shapes = [a.shape if needed else None for a, needed in zip(arrays, mask, strict=True)]
-        dtypes = [a.dtype if needed else None for a, needed in zip(arrays, mask, strict=True)]
-        kept = [a if i in keeps else None for i, a in enumerate(arrays)] if keeps else ()
-        return Node(self, parents, shapes, dtypes, kept, y if keeps_y else saved, attrs)
-
-    def _apply(self, node: Node, i: int, g: Any, create_graph: bool) -> Any:
-        argument = self._argument(i)
-        rule = self.rules.get(argument)
-        if rule is None:
-            raise NotImplementedError(f"{self.name} has no vjp for its argument {argument!r}")
-        values: list[Any] = []
-        for name in rule.names:
-            if name == "shape":
-                values.append(node.shapes[i])
-            elif name == "position":
-                values.append(i)
-            elif name == "y":
-                values.append(Tensor.wrap(node.saved, node) if create_graph else node.saved)
-            elif name in self.attributes:
-                values.append(node.attrs.get(name, self.attributes[name]))
-            else:
-                j = self.arguments.index(name)
-                parent = node.parents[j]
-                wrap = create_graph and parent is not None
-                values.append(Tensor.wrap(node.kept[j], parent) if wrap else node.kept[j])
-        return rule.function(g, *values)
-
-
-class Fused(Primitive):
-    """A composite of ops with array-only shortcuts; the composite is the definition.
-
-    fast_forward(*arrays, **attrs) -> (y, saved)
-    fast_vjp(g, saved, *arrays, **attrs) -> one gradient an argument, given all arrays
-
-    `grad(create_graph=True)` replays the composite on the saved arguments and differentiates that.
-    """
-
-    _forward: Callable[..., tuple[Array, Any]] | None = None
-
-    def fast_forward(self, function: Callable[..., tuple[Array, Any]]) -> Callable[..., Any]:
-        self._forward = function
-        return function
-
-    def run(self, arrays: list[Any], attrs: dict[str, Any]) -> tuple[Array, Any]:
-        if self._forward is None:
-            return self.forward(*arrays, **attrs), None
-        return self._forward(*arrays, **{**self.attributes, **attrs})
-
-    def _plan(self, mask: tuple[bool, ...]) -> tuple[set[int], bool]:
-        return set(range(len(mask))), False
-
-    def pull(self, node: Node, g: Any, wanted: list[int], create_graph: bool) -> list[Any]:
-        if self._fast_vjp is not None and not create_graph:
-            return super().pull(node, g, wanted, create_graph)
-        with _recording(True):
-            inputs = [
-                a if p is None else _identity(Tensor.wrap(a, p))
-                for a, p in zip(node.kept, node.parents, strict=True)
-            ]
-            y = self.forward(*inputs, **node.attrs)
-        targets = [inputs[i].node for i in wanted]
-        table = _backpropagate(y, targets, g, create_graph)
-        return [table.get(t) for t in targets]
-
-
-def primitive(forward: Callable[..., Array]) -> Primitive:
-    """Decorator: make an op of a function on arrays; then give it a vjp for each argument."""
-    return Primitive(forward)
-
-
-def fused(composite: Callable[..., Any]) -> Fused:
-    """Decorator: make an op of a function on ops; then give it array-only shortcuts."""
-    return Fused(composite)
-
-
-@primitive
-def _identity(x: Array) -> Array:
-    return x
-
-
-@_identity.vjp("x")
-def _(g: Any) -> Any:
-    return g
-
-
 @contextmanager
-def _recording(value: bool) -> Iterator[None]:
-    previous, _state.recording = _state.recording, value
+def recording(value: bool) -> Iterator[None]:
+    previous, state.recording = state.recording, value
     try:
         yield
     finally:
-        _state.recording = previous
+        state.recording = previous
 
 
 def no_grad() -> Any:
     """Context manager: nothing that runs inside is recorded."""
-    return _recording(False)
+    return recording(False)
 
 
 @contextmanager
 def observe(observer: Callable[[str, Array], None]) -> Iterator[None]:
     """Context manager: call observer(op name, result array) after every op, vjps' ops included."""
-    previous, _state.observer = _state.observer, observer
+    previous, state.observer = state.observer, observer
     try:
         yield
     finally:
-        _state.observer = previous
+        state.observer = previous
 
 
 def sum_to(g: Any, shape: tuple[int, ...]) -> Any:
@@ -486,7 +269,7 @@ def grad(
     for i, x in enumerate(targets):
         if x.node is None:
             raise ValueError(f"grad: xs[{i}] {x.shape} does not require a gradient")
-    table = _backpropagate(y, [x.node for x in targets if x.node], g, create_graph)
+    table = backpropagate(y, [x.node for x in targets if x.node], g, create_graph)
     grads = []
     for x in targets:
         gx = table.get(x.node) if x.node else None
@@ -506,7 +289,7 @@ def _reachable(root: Node, first: int) -> set[Node]:
     return seen
 
 
-def _backpropagate(
+def backpropagate(
     y: Tensor, targets: Sequence[Node], g: Any, create_graph: bool
 ) -> dict[Node, Any]:
     """The table of gradients of `targets`: arrays, or Tensors if create_graph.
@@ -531,7 +314,7 @@ def _backpropagate(
 
     table: dict[Node, Any] = {y.node: g}
     owned: set[Node] = set()  # whose entry is a buffer that this walk allocated
-    with _recording(create_graph):
+    with recording(create_graph):
         for node in reversed(by_order):
             if node not in path or node.op is None:
                 continue

@@ -681,3 +681,8 @@ def test_methods_do_what_the_ops_do():
     for got, expected in pairs:
         np.testing.assert_allclose(got.numpy(), expected, rtol=1e-14)
         assert got.dtype == expected.dtype
+
+
+def test_backward_of_a_constant_is_an_error():
+    with pytest.raises(ValueError, match="nothing that requires a gradient"):
+        mg.Tensor([1.0]).sum().backward()

@@ -13,8 +13,9 @@ from hypothesis.extra import numpy as hnp
 
 import minigan as mg
 from minigan import ops
-from minigan.autograd import Fused, Primitive, observe
+from minigan.autograd import observe
 from minigan.ops import norm
+from minigan.primitive import Fused, Primitive
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 

@@ -162,7 +162,8 @@ def _give_tensor_its_operators() -> None:
         "abs": abs, "clip": clip, "exp": exp, "flatten": flatten, "log": log, "max": max,
         "mean": mean, "min": min, "relu": relu, "reshape": reshape, "sigmoid": sigmoid,
         "sqrt": sqrt, "squeeze": squeeze, "swapaxes": swapaxes, "tanh": tanh,
-        "transpose": transpose, "var": var, "view": reshape,
+        "transpose": transpose, "var": var, "view": reshape, "permute": transpose,
+        "unsqueeze": expand_dims, "pow": power,
     }  # fmt: skip
     for name, method in methods.items():
         setattr(Tensor, name, lambda self, *a, op=method, **k: op(self, *a, **k))

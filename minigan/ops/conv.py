@@ -15,13 +15,14 @@ import numpy as np
 
 from minigan import kernels
 from minigan.array import Array, xp_of
-from minigan.autograd import Tensor, primitive
+from minigan.autograd import Tensor
 from minigan.kernels import conv_out_size
 from minigan.ops.linear import matmul
 from minigan.ops.math import broadcast_to
 from minigan.ops.norm import bias_act
 from minigan.ops.shape import pad as pad_axes
 from minigan.ops.shape import reshape
+from minigan.primitive import primitive
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
@@ -87,6 +88,11 @@ def _conv2d_wgrad(
     x: Array, gy: Array, *, taps: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int
 ) -> Array:
     expected = conv_out_size(x.shape[2:], taps, stride, pad, dilation)
+    if groups < 1 or x.shape[1] % groups or gy.shape[1] % groups:
+        raise ValueError(
+            f"conv2d_wgrad: groups={groups} does not divide the channels of x {x.shape} and gy "
+            f"{gy.shape}"
+        )
     if gy.shape[2:] != expected or gy.shape[0] != x.shape[0]:
         raise ValueError(
             f"conv2d_wgrad: x {x.shape} and taps {taps} give an output of {expected}, but gy is "

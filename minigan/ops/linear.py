@@ -6,9 +6,9 @@ from typing import Any
 
 from minigan import kernels
 from minigan.array import Array
-from minigan.autograd import primitive
 from minigan.ops.norm import bias_act
 from minigan.ops.shape import expand_dims, getitem, squeeze, swapaxes
+from minigan.primitive import primitive
 
 
 @primitive

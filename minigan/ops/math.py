@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from minigan.array import Array, xp_of
-from minigan.autograd import Tensor, primitive
+from minigan.autograd import Tensor
+from minigan.primitive import primitive
 
 Axes = int | tuple[int, ...] | None
 
@@ -122,7 +123,7 @@ def _(g: Any, y: Any, x: Any) -> Any:
 def power(x: Any, exponent: Any) -> Any:
     """y = x^exponent, the exponent a number or an operand like x (x ≥ 0 then)."""
     if isinstance(exponent, int | float):
-        return _power(x, exponent=exponent)
+        return _power(x, exponent=exponent if isinstance(exponent, int) else float(exponent))
     return _power_xb(x, exponent)
 
 

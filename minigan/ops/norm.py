@@ -6,9 +6,10 @@ from typing import Any
 
 from minigan import kernels
 from minigan.array import Array, generator, xp_of
-from minigan.autograd import Tensor, fused, primitive
+from minigan.autograd import Tensor
 from minigan.ops.math import leaky_relu, mean, mul, relu, sigmoid, sqrt, tanh, where
 from minigan.ops.shape import reshape
+from minigan.primitive import fused, primitive
 
 # What a fused kernel may end in: act(x), and act'(x) as a function of y = act(x).
 _ACTIVATIONS = {

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from minigan.array import Array, xp_of
-from minigan.autograd import Tensor, primitive
+from minigan.autograd import Tensor
+from minigan.primitive import primitive
 
 
 @primitive
