@@ -31,6 +31,8 @@ from minigan.kernels.signatures import (
 
 __all__ = [
     "adam",
+    "adam_hyper",
+    "adam_step",
     "batch_norm",
     "batch_norm_backward",
     "bias_act",
@@ -87,8 +89,8 @@ def launch(kernel: Kernel, grid: Sequence[int], block: Sequence[int], args: Sequ
     """Run a kernel over a grid of blocks (up to three dimensions each), asynchronously on a GPU.
 
     args: one for each parameter of the kernel. Scalars are cast to the declared type. Arrays must
-    have the declared dtype, be C-contiguous, and lie all on one device, the current one; None is a
-    null pointer. A grid of no blocks does nothing.
+    have the declared dtype, be C-contiguous, and lie all on one device, where the kernel runs; None
+    is a null pointer. A grid of no blocks does nothing.
 
     Raises: TypeError, ValueError that name kernel and argument.
     """
@@ -124,8 +126,10 @@ def _execute_on_gpu(
     signature: Signature, kernel: Kernel, grid: Dims, block: Dims, args: Sequence[Any]
 ) -> None:
     null = np.uint64(0)
-    args = tuple(null if arg is None else arg for arg in args)
-    _gpu_function(signature.file, kernel)(grid, block, args)
+    device = next(arg.device for arg in args if xp_of(arg) is not np)
+    with device:
+        function = _gpu_function(signature.file, kernel)
+        function(grid, block, tuple(null if arg is None else arg for arg in args))
 
 
 @cache
@@ -426,14 +430,22 @@ def adam_hyper(
     return np.array([1 - beta1, 1 - beta2, rate, correction, eps, decay], np.float32)
 
 
+def adam_step(p: Array, g: Array, m: Array, v: Array, hyper: Array) -> None:
+    """adam with its numbers in device memory, to be captured in a CUDA graph: before a replay,
+    overwrite `hyper` with the next step's adam_hyper.
+    """
+    for name, a in (("g", g), ("m", m), ("v", v)):
+        _expect("adam", name, a, p.shape)
+    _expect("adam", "hyper", hyper, (6,))
+    launch(_kernel("adam"), _blocks(p.size), (256,), (p, g, m, v, hyper, p.size))
+
+
 def adam(
     p: Array, g: Array, m: Array, v: Array, lr: float, beta1: float, beta2: float, eps: float,
     weight_decay: float, step: int,
 ) -> None:  # fmt: skip
-    hyper = xp_of(p).asarray(adam_hyper(lr, beta1, beta2, eps, weight_decay, step))
-    for name, a in (("g", g), ("m", m), ("v", v)):
-        _expect("adam", name, a, p.shape)
-    launch(_kernel("adam"), _blocks(p.size), (256,), (p, g, m, v, hyper, p.size))
+    hyper = adam_hyper(lr, beta1, beta2, eps, weight_decay, step)
+    adam_step(p, g, m, v, xp_of(p).asarray(hyper))
 
 
 def philox_uniform(

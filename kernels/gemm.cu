@@ -14,15 +14,17 @@
 // residue, a "phase", meet the same taps, so that no multiplication by an inserted zero is done.
 //
 // Layout     NCHW activations, KCRS weights, row-major matrices; all contiguous.
-// Launch     grid (⌈columns/BN⌉, ⌈rows/BM⌉, phases · GROUPS · splits), block (BM/TM · BN/TN).
+// Launch     grid (⌈columns/BN⌉, ⌈rows/BM⌉, items · splits), block (BM/TM · BN/TN).
+//            Items are products side by side: matrices of a batch, or phases · GROUPS.
 //            The depth goes by steps of BK; split s sums steps [s, s+1) · split_steps into its own
-//            slice out + s · size, and reduce_splits adds the slices in order. No atomics.
+//            slice out + s · size, and reduce_slices adds the slices in order. No atomics.
 // Threads    A warp is 4 × 8 threads, each with TM × TN outputs in groups of 4 neighbouring columns.
 // Rung       5 of README.md: cp.async into two buffers, one barrier a tile. Below sm_80, the same
 //            loop with plain loads and stores. -DTF32=1 is rung 6: the same tiles multiplied by
 //            mma.sync with operands rounded to TF32 (10 bits of mantissa), sm_80 and later.
-// Defines    one of MATMUL, CONV2D, CONV2D_DGRAD, CONV2D_WGRAD; the tile BM BN BK TM TN; for the
-//            convolutions C H W K R S P Q, SH SW (stride), TOP LEFT (pad), DH DW (dilation), GROUPS.
+// Defines    one of MATMUL, CONV2D, CONV2D_DGRAD, CONV2D_WGRAD (1: compile this kernel; if none is
+//            defined, conv2d); the tile BM BN BK TM TN; for the convolutions
+//            C H W K R S P Q, SH SW (stride), TOP LEFT (pad), DH DW (dilation), GROUPS.
 //            All indices fit in 32 bits: the launcher refuses larger arrays.
 
 #ifndef BM
@@ -37,8 +39,30 @@
 #define TF32 0
 #endif
 
+#if !defined(MATMUL) && !defined(CONV2D) && !defined(CONV2D_DGRAD) && !defined(CONV2D_WGRAD)
+#define CONV2D 1
+#endif
+
+#if !defined(MATMUL) && !defined(C)
+#define C 64
+#define H 16
+#define W 16
+#define K 128
+#define R 4
+#define S 4
+#define P 8
+#define Q 8
+#define SH 2
+#define SW 2
+#define TOP 1
+#define LEFT 1
+#define DH 1
+#define DW 1
+#define GROUPS 1
+#endif
+
 constexpr int THREADS = (BM / TM) * (BN / TN);
-constexpr int VM = TM < 4 ? TM : 4;       // rows of a thread that are neighbours
+constexpr int VM = TM < 4 ? TM : 4;             // rows of a thread that are neighbours
 constexpr int PAD = TF32 ? 8 : TM < 4 ? 1 : 4;  // staggers the banks of a column of the tile
 constexpr int COL_THREADS = BN / TN;
 #if TF32 || defined(CONV2D_WGRAD)

@@ -157,9 +157,11 @@ class Geometry:
     @classmethod
     def of(cls, x: Dims, w: Dims, stride: Pair, pad: Pads, dilation: Pair, groups: int) -> Geometry:
         """From the shapes of x and w."""
-        (_, c, *size), (k, _, *taps) = x, w
-        out = conv_out_size((size[0], size[1]), (taps[0], taps[1]), stride, pad, dilation)
-        return cls(c, *size, k, *taps, *out, *stride, pad[0][0], pad[1][0], *dilation, groups)
+        _, c, h, wd = x
+        k, _, r, s = w
+        p, q = conv_out_size((h, wd), (r, s), stride, pad, dilation)
+        (sh, sw), (dh, dw) = stride, dilation
+        return cls(c, h, wd, k, r, s, p, q, sh, sw, pad[0][0], pad[1][0], dh, dw, groups)
 
     @property
     def one_tap(self) -> Geometry:

@@ -293,6 +293,18 @@ def test_adam(n, step, weight_decay):
     assert_as_good_as(got, plain, exact, "adam")
 
 
+def test_adam_by_numbers_in_device_memory():
+    """As a captured step is replayed: the same buffers, new numbers."""
+    p, g, m, v = (values(i, 300) for i in range(4))
+    state, hyper = [p.copy(), g, m.copy(), v**2], np.empty(6, np.float32)
+    expected = [a.copy() for a in state]
+    for step in (1, 2):
+        hyper[:] = cuda.adam_hyper(1e-3, 0.5, 0.999, 1e-8, 0.01, step)
+        cuda.adam_step(*state, hyper)
+        cuda.adam(*expected, 1e-3, 0.5, 0.999, 1e-8, 0.01, step)
+    assert all(np.array_equal(a, b) for a, b in zip(state, expected, strict=True))
+
+
 def key_of(seed, name):
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return seed, int.from_bytes(digest, "little")

@@ -85,6 +85,10 @@ def test_every_kernel_compiles_without_spills(arch):
     assert not any(compiled.values()), compiled
 
 
+def test_gemm_compiles_by_itself():
+    assert spills("gemm.cu", "sm_80") == {"conv2d": 0}
+
+
 @pytest.mark.parametrize("name", PRODUCTS)
 @pytest.mark.parametrize("tf32", [0, 1])
 def test_no_tile_spills(name, tf32):
