@@ -427,6 +427,23 @@ def test_a_slice_keeps_the_alignment_of_its_array():
     expect("misaligned access", vector, X[1:33], floats(32), grid=1, block=8)
 
 
+def test_a_race_with_the_readers_of_an_array_that_was_only_read_before():
+    source = kernel(
+        "const float* x, float* y, int into_x",
+        """
+    float v = x[threadIdx.x];
+    __syncthreads();
+    float* z = into_x ? (float*)x : y;
+    z[63 - threadIdx.x] = v + blockIdx.x;  //!
+""",
+    )
+    for _ in range(2):
+        sim.run(source, "k", 1, 64, X.copy(), floats(64), 0)
+    expect("race between blocks", source, X.copy(), floats(64), 1)
+    x = floats(128)
+    expect("race between blocks", source, x[:96], x[32:], 0)
+
+
 def test_memory_that_arguments_share_is_shared():
     shift = kernel("float* x, float* y", "y[threadIdx.x] = 2 * x[threadIdx.x];")
     x = np.arange(8, dtype=np.float32)

@@ -18,9 +18,16 @@ from .machine import WARP, Machine
 from .memory import GlobalMemory, Space, Unwritten
 from .opcodes import I64, Value
 from .order import COPYING, MANY, SEVERAL, WARPS, Lanes, Order, Shadow, code_of, pc_of
+from .program import Program
 from .ptx import Op
 
-OUTSIDE, UNREAD, MAPPED, CONSTANT = range(4)  # the state of a granule of global memory
+# The state of a granule of global memory. QUIET: of an array that no launch of this kernel has
+# written yet; its reads need no records. CONSTANT: of an array that must not be written.
+OUTSIDE, UNREAD, MAPPED, QUIET, CONSTANT = range(5)
+
+
+class NotQuiet(Exception):
+    """The kernel writes arrays that were taken for read only: start again, and watch them."""
 
 
 @dataclass
@@ -59,8 +66,9 @@ class Access:
 class Checks:
     """Watches one launch; raises Fault through the machine."""
 
-    def __init__(self, memory: GlobalMemory, granule: int, blocks: int) -> None:
-        self.granule = granule
+    def __init__(self, memory: GlobalMemory, program: Program, blocks: int) -> None:
+        self.granule = granule = program.granule
+        self.outputs = program.outputs
         self.memory = memory
         self.order = Order(blocks)
         granules = -(-memory.bytes // granule)
@@ -69,7 +77,9 @@ class Checks:
         for extent in memory.extents:
             cells = self.state[extent.start // granule : -(-extent.end // granule)]
             array = extent.array
-            cells[:] = MAPPED if array is None or array.flags.writeable else CONSTANT
+            cells[:] = MAPPED if array is None or extent.name in self.outputs else QUIET
+            if array is not None and not array.flags.writeable:
+                cells[:] = CONSTANT
             if isinstance(array, Unwritten) and array.unwritten is not None:
                 cells[array.unwritten[::granule]] = UNREAD
 
@@ -223,17 +233,29 @@ class Checks:
         access.fault("out of bounds", state == OUTSIDE, tell)
         if access.how != "read":
             access.fault("write to a read-only array", state == CONSTANT, tell)
+            if (state == QUIET).any():
+                self._watch(access.cell[state == QUIET])
         if access.how == "write":
             self.state[access.cell] = MAPPED
 
+    def _watch(self, cells: np.ndarray) -> None:
+        """From now on the arrays of these granules count as written by this kernel."""
+        for extent in self.memory.extents:
+            first, end = extent.start // self.granule, -(-extent.end // self.granule)
+            if ((cells >= first) & (cells < end)).any():
+                self.outputs.add(extent.name)
+        raise NotQuiet
+
     def _written_before(self, access: Access) -> None:
-        record = access.shadow.written[access.cell]
         shared = access.shadow is self.shared
+        record = access.shadow.written[access.cell]
         access.fault(
             "read of unwritten memory",
             record == 0 if shared else self.state[access.cell] == UNREAD,
             lambda k: f"reads {access.place(k)}, which nothing has written",
         )
+        if not shared:
+            return
 
         def tell(k: int) -> str:
             copy = access.machine.program.kernel.ops[pc_of(int(record[k]))]
@@ -243,11 +265,12 @@ class Checks:
                 f"before has waited for that group"
             )
 
-        if shared:
-            access.fault("read of a copy under way", code_of(record) == COPYING, tell)
+        access.fault("read of a copy under way", code_of(record) == COPYING, tell)
 
     def _read(self, access: Access) -> None:
         shadow, cell, lanes = access.shadow, access.cell, access.lanes
+        if access.space.name == "global" and (self.state[cell] >= QUIET).all():
+            return
         written, blocks = shadow.written[cell], _at(shadow.writer, cell)
         bad = self.order.unordered(written, blocks, lanes)
         self._race(access, bad, written, blocks, "wrote")

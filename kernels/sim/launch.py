@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import emit, nvrtc, parser
-from .checks import Checks
+from .checks import Checks, NotQuiet
 from .counters import Counters
 from .denormals import flush_denormals
 from .machine import Launch, Machine
@@ -103,23 +103,28 @@ class Module:
         program = self.program(name)
         grid3, block3 = extents("grid", grid), extents("block", block)
         self._check_limits(name, grid3, block3, program.kernel.shared_static, shared)
-        result = Result(name)
         if math.prod(grid3) == 0:
-            return result
-        params, memory = lay_out(name, program, self.signatures[name], args, self.parsed.statics)
-        launch = Launch(program, grid3, block3, params, memory, shared, self.describe)
-        if counters:
-            launch.counters = result.counters = Counters(self.parsed.files)
-        if checks:
-            launch.checks = Checks(memory, program.granule, math.prod(grid3))
-        with np.errstate(all="ignore"), flush_denormals():
-            Machine(launch).run()
+            return Result(name)
+        declared = self.signatures[name]
+        while True:
+            params, memory = lay_out(name, program, declared, args, self.parsed.statics)
+            launch = Launch(program, grid3, block3, params, memory, shared, self.describe)
+            if counters:
+                launch.counters = Counters(self.parsed.files)
+            if checks:
+                launch.checks = Checks(memory, program, math.prod(grid3))
+            try:
+                with np.errstate(all="ignore"), flush_denormals():
+                    Machine(launch).run()
+                break
+            except NotQuiet:  # now the checks know one more array that is written
+                continue
         memory.copy_out()
         if launch.checks:
             launch.checks.finish()
         else:
             forget_unwritten(args)
-        return result
+        return Result(name, launch.counters)
 
     def _check_limits(
         self, name: str, grid: Extents, block: Extents, static: int, dynamic: int

@@ -49,6 +49,7 @@ class Program:
         self._find_live()
         widths = [size for op in kernel.ops for size in _access_sizes(op)]
         self.granule = min([4, *widths])  # bytes, the smallest access to shared or global memory
+        self.outputs: set[str] = set()  # parameters through which it has been seen to write
 
     def _bind(self, op: Op) -> None:
         op.dtype = DTYPES[op.types[-1]] if op.types else U32
