@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minigan.cli.errors import Refused
+from minigan.cli.figures import listing, report, show
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from minigan.kernels.sim import Fault, Module
     from minigan.kernels.sim.counters import Counters
 
-_SHOWN = 8  # elements of an array
+_SHOWN = 6  # elements of an array
 _TOLD = "Counted on sim, the interpreter of the compiler's PTX: no GPU timing."
 
 
@@ -222,7 +223,9 @@ def run(
         click.echo(json.dumps(_as_json(name, values, before, result.counters), indent=2))
         return
     _show_arrays(values, before)
-    _show_counters(result.counters, Path(file).read_text(encoding="utf-8"))
+    click.echo()
+    listing(result.counters, Path(file).read_text(encoding="utf-8"))
+    click.echo(f"no fault found. {_TOLD}")
 
 
 def _compile(
@@ -352,29 +355,11 @@ def _show_arrays(values: dict[str, Any], before: dict[str, np.ndarray]) -> None:
             shown.add_row(name, "null" if value is None else "number", f"{value}")
             continue
         flat = np.asarray(value).reshape(-1)
-        text = " ".join(f"{v:.5g}" for v in flat[:_SHOWN]) + (" ..." if flat.size > _SHOWN else "")
+        text = " ".join(f"{v:.4g}" for v in flat[:_SHOWN]) + (" ..." if flat.size > _SHOWN else "")
         same = np.array_equal(before[name], value, equal_nan=value.dtype.kind == "f")
         what = f"{value.dtype} {'×'.join(map(str, value.shape))}"
         shown.add_row(name, what, text + (" (unchanged)" if same else ""))
     print_table(shown)
-
-
-def _show_counters(counters: Counters, source: str) -> None:
-    from minigan.cli.tables import print_table, table
-    from minigan.kernels.lines import FIGURES
-
-    heads = [figure.head for figure in FIGURES]
-    shown = table("line", *heads, "source", right=["line", *heads])
-    text = ["", *source.splitlines(), ""]
-    for number in sorted({number for _, number in counters.lines}):
-        figures = (figure.text(counters.line(number)) for figure in FIGURES)
-        shown.add_row(str(number), *figures, text[number] if number < len(text) else "")
-    shown.add_row("all", *(f.text(counters.total) for f in FIGURES), "")
-    click.echo()
-    print_table(shown)
-    for figure in FIGURES:
-        click.echo(f"  {figure.head:12} {figure.legend}")
-    click.echo(f"no fault found. {_TOLD}")
 
 
 def _as_json(
@@ -388,3 +373,7 @@ def _as_json(
     lines = [{"line": n, **asdict(c)} for (_, n), c in sorted(counters.lines.items())]
     total = asdict(counters.total)
     return {"kernel": name, "fault": None, "arguments": arrays, "lines": lines, "total": total}
+
+
+for command in (show, report):
+    kernels.add_command(command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -12,20 +12,14 @@ if TYPE_CHECKING:
 _WIDTH = 140  # where stdout is no terminal
 
 
-def table(*columns: str, right: Iterable[str] = ()) -> Table:
-    """A table without lines. right: columns to set flush right. A column `source` is cut, not
-    wrapped, where the terminal is narrow."""
+def table(*columns: str, right: Iterable[str] = (), gap: int = 2) -> Table:
+    """A table without lines. right: columns to set flush right. gap: spaces between columns."""
     from rich.table import Table
 
-    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, gap, 0, 0))
     for column in columns:
-        code = column == "source"
-        shown.add_column(
-            column,
-            justify="right" if column in right else "left",
-            no_wrap=code,
-            overflow="ellipsis" if code else "fold",
-        )
+        justify: Any = "right" if column in right else "left"
+        shown.add_column(column, justify=justify, overflow="fold")
     return shown
 
 

@@ -12,6 +12,7 @@ class Figure(NamedTuple):
     """A column. text: empty where the line has nothing of the kind."""
 
     head: str
+    width: int
     legend: str
     text: Callable[[Counts], str]
 
@@ -25,25 +26,29 @@ def short(n: float) -> str:
 
 
 FIGURES = (
-    Figure("instr", "instructions that warps issued", lambda c: short(c.instructions)),
+    Figure("instr", 6, "instructions that warps issued", lambda c: short(c.instructions)),
     Figure(
         "lanes",
-        "share of the warps' 32 lanes that took part; less is divergence or a ragged end",
+        5,
+        "share of the 32 lanes that took part; less: divergence or a ragged end",
         lambda c: f"{c.lanes_active:.0%}" if c.instructions else "",
     ),
     Figure(
-        "sect/req",
-        "sectors of 32 bytes a request to global memory: 4 for 32 floats in a row, 32 at worst",
+        "sect",
+        4,
+        "sectors of 32 bytes a request to global memory; 4: 32 floats in a row",
         lambda c: f"{c.sectors_per_request:.1f}" if c.global_requests else "",
     ),
     Figure(
-        "conflict",
-        "bank conflict of shared memory: 1 none, n that an access takes n times as long",
+        "bank",
+        4,
+        "bank conflict of shared memory; 1: none, n: it takes n times as long",
         lambda c: f"{c.bank_conflict:.1f}" if c.shared_requests else "",
     ),
     Figure(
         "flop",
-        "floating-point operations, an FMA is two",
+        5,
+        "floating-point operations; an FMA is two",
         lambda c: short(c.flops) if c.flops else "",
     ),
 )

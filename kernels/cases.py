@@ -1,0 +1,383 @@
+"""What the tools count kernels on: layers of networks as training launches them.
+
+A case is a launch at the batch that a network trains with, `grid` and `kernel`, and a smaller
+launch of the same tile and access pattern that sim can count in a second: `small`. Its counts are
+scaled to the whole: those of the main loop by the steps of all blocks, the others by the blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minigan.array import Array
+from minigan.kernels import cuda, sim
+from minigan.kernels.catalogue import rung_defines, rung_grid
+from minigan.kernels.cuda import Kernel
+from minigan.kernels.plan import Geometry, Plan, Tile, choose
+from minigan.kernels.signatures import FOLDER, signatures
+from minigan.kernels.sim.counters import Counters
+
+Dims = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """flops: useful ones of the whole launch. bytes: each of its arrays touched once.
+
+    steps, blocks: of the whole launch over those of the small one.
+    executed_over_useful: multiply-adds done over those needed; None where tiles do not matter.
+    """
+
+    name: str
+    layer: str
+    kernel: Kernel
+    grid: Dims
+    block: Dims
+    flops: float
+    bytes: float
+    small: Callable[[], Small]
+    steps: float = 1.0
+    blocks: float = 1.0
+    executed_over_useful: float | None = None
+
+    def count(self) -> Counters:
+        """Run the small launch on sim.   Raises: CompilerMissing, Fault."""
+        s = self.small()
+        signature = signatures()[s.kernel.name]
+        if unknown := [p.name for p in signature.parameters if p.name not in s.arguments]:
+            raise ValueError(f"cases.py: {s.kernel.name} now takes {', '.join(unknown)} too")
+        args = [s.arguments[p.name] for p in signature.parameters]
+        result = sim.run(
+            FOLDER / signature.file,
+            s.kernel.name,
+            s.grid,
+            s.block,
+            *args,
+            defines=dict(s.kernel.defines),
+            checks=False,
+            counters=True,
+        )
+        assert result.counters is not None
+        return result.counters
+
+
+class Small(NamedTuple):
+    """arguments: by the names of the kernel's parameters."""
+
+    kernel: Kernel
+    grid: Dims
+    block: Dims
+    arguments: Mapping[str, Any]
+
+
+def _random(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def _empty(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
+def _nbytes(arguments: Mapping[str, Any]) -> int:
+    return sum(a.nbytes for a in arguments.values() if isinstance(a, np.ndarray))
+
+
+# ---- Layers -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution x -> y, or the transposed one y -> x.   x (·,C,H,W), w (K,C,R,S), one group."""
+
+    name: str
+    geometry: Geometry
+    transposed: bool = False
+
+    def macs(self, batch: int) -> float:
+        z = self.geometry
+        return float(batch * z.K * z.P * z.Q * z.C * z.R * z.S)
+
+
+def _layer(
+    name: str, c: int, size: int, k: int, taps: int, stride: int, pad: int, transposed: bool = False
+) -> Layer:
+    pads = ((pad, pad), (pad, pad))
+    shape_x, shape_w = (1, c, size, size), (k, c, taps, taps)
+    z = Geometry.of(shape_x, shape_w, (stride, stride), pads, (1, 1), 1)
+    return Layer(name, z, transposed)
+
+
+NETS: dict[str, tuple[Layer, ...]] = {
+    "mnist-dcgan": (
+        _layer("G1 100 -> 64, 7²", 64, 7, 100, 7, 1, 0, True),
+        _layer("G2 64 -> 32, 14²", 32, 14, 64, 4, 2, 1, True),
+        _layer("G3 32 -> 1, 28²", 1, 28, 32, 4, 2, 1, True),
+        _layer("D1 1 -> 32, 14²", 1, 28, 32, 4, 2, 1),
+        _layer("D2 32 -> 64, 7²", 32, 14, 64, 4, 2, 1),
+        _layer("D3 64 -> 1, 1²", 64, 7, 1, 7, 1, 0),
+    ),
+    "dcgan-64": (  # Radford et al. 2016, figure 1, with 512-256-128-64 channels
+        _layer("G1 100 -> 512, 4²", 512, 4, 100, 4, 1, 0, True),
+        _layer("G2 512 -> 256, 8²", 256, 8, 512, 4, 2, 1, True),
+        _layer("G3 256 -> 128, 16²", 128, 16, 256, 4, 2, 1, True),
+        _layer("G4 128 -> 64, 32²", 64, 32, 128, 4, 2, 1, True),
+        _layer("G5 64 -> 3, 64²", 3, 64, 64, 4, 2, 1, True),
+        _layer("D1 3 -> 64, 32²", 3, 64, 64, 4, 2, 1),
+        _layer("D2 64 -> 128, 16²", 64, 32, 128, 4, 2, 1),
+        _layer("D3 128 -> 256, 8²", 128, 16, 256, 4, 2, 1),
+        _layer("D4 256 -> 512, 4²", 256, 8, 512, 4, 2, 1),
+        _layer("D5 512 -> 1, 1²", 512, 4, 1, 4, 1, 0),
+    ),
+}
+BATCH = 64
+
+
+# ---- Products -----------------------------------------------------------------------------------
+
+
+def _trim(value: int, most: int) -> int:
+    """At most about `most`, and the same modulo 4, so that the same accesses are vectors."""
+    return value if value <= most else most - most % 4 + value % 4
+
+
+def _small_layer(z: Geometry, tile: Tile, op: str, batch: int) -> tuple[Geometry, int]:
+    """Fewer channels and images: two tiles of rows and columns, and a few steps of depth."""
+    deep = max(1, math.ceil(6 * tile.bk / (z.R * z.S)))  # channels
+    if op == "conv2d":
+        c, k = _trim(z.C, deep), _trim(z.K, 2 * tile.bm)
+        n = math.ceil(2 * tile.bn / (z.P * z.Q))
+    elif op == "conv2d_dgrad":
+        taps = math.ceil(z.R / z.SH) * math.ceil(z.S / z.SW)
+        c, k = _trim(z.C, 2 * tile.bm), _trim(z.K, math.ceil(6 * tile.bk / taps))
+        n = math.ceil(2 * tile.bn / (math.ceil(z.H / z.SH) * math.ceil(z.W / z.SW)))
+    else:
+        c, k = _trim(z.C, math.ceil(2 * tile.bn / (z.R * z.S))), _trim(z.K, 2 * tile.bm)
+        n = math.ceil(6 * tile.bk / (z.P * z.Q))
+    return replace(z, C=c, K=k), min(batch, n)
+
+
+def _plan(z: Geometry, op: str, batch: int) -> Plan:
+    plans = {
+        "conv2d": z.plan_forward,
+        "conv2d_dgrad": z.plan_dgrad,
+        "conv2d_wgrad": z.plan_wgrad,
+    }
+    return plans[op](batch)
+
+
+def _arrays(op: str, z: Geometry, n: int) -> dict[str, Array]:
+    """The operands of a convolution and its result, by the names of the kernel's parameters."""
+    x, w, y = (n, z.C, z.H, z.W), (z.K, z.C, z.R, z.S), (n, z.K, z.P, z.Q)
+    if op == "conv2d":
+        return {"x": _random(*x), "w": _random(*w), "y": _empty(*y)}
+    if op == "conv2d_dgrad":
+        return {"g": _random(*y), "w": _random(*w), "gx": _empty(*x)}
+    return {"x": _random(*x), "g": _random(*y), "gw": _empty(*w)}
+
+
+def convolution(op: str, layer: Layer, batch: int = BATCH, tf32: bool = False) -> Case:
+    """conv2d, conv2d_dgrad or conv2d_wgrad (op) by gemm.cu, cut as plan.py cuts it."""
+    z = layer.geometry
+    plan = _plan(z, op, batch)
+    defines = {op.upper(): 1, **plan.tile.defines, **({"TF32": 1} if tf32 else {})}
+    kernel = Kernel(op, tuple((defines | asdict(z)).items()))
+    little, n = _small_layer(z, plan.tile, op, batch)
+    its = replace(_plan(little, op, n), tile=plan.tile)  # its rows, columns and depth
+    its = replace(its, split_steps=min(plan.split_steps, its.steps))
+
+    def small() -> Small:
+        arrays = _arrays(op, little, n)
+        out = list(arrays)[-1]
+        if its.splits > 1:
+            arrays[out] = _empty(its.splits, *arrays[out].shape)
+        scalars = {"batch": n, "splits": its.splits, "split_steps": its.split_steps}
+        kernel = Kernel(op, tuple((defines | asdict(little)).items()))
+        return Small(kernel, its.grid, its.block, arrays | scalars)
+
+    x, w, y = batch * z.C * z.H * z.W, z.K * z.C * z.R * z.S, batch * z.K * z.P * z.Q
+    executed = math.prod(plan.grid) * plan.tile.bm * plan.tile.bn * plan.split_steps * plan.tile.bk
+    return Case(
+        name=op + (" TF32" if tf32 else ""),
+        layer=layer.name,
+        kernel=kernel,
+        grid=plan.grid,
+        block=plan.block,
+        flops=2 * layer.macs(batch),
+        bytes=4.0 * (x + w + y),
+        small=small,
+        steps=_steps(plan) / _steps(its),
+        blocks=math.prod(plan.grid) / math.prod(its.grid),
+        executed_over_useful=executed / layer.macs(batch),
+    )
+
+
+def _steps(plan: Plan) -> int:
+    return math.prod(plan.grid) * plan.split_steps
+
+
+def rung(name: str, layer: Layer, batch: int = BATCH) -> Case:
+    """conv2d by a kernel of ladder.cu."""
+    z = layer.geometry
+    little = replace(z, C=_trim(z.C, max(1, math.ceil(64 / (z.R * z.S)))), K=_trim(z.K, 64))
+    n = min(batch, math.ceil(256 / (z.P * z.Q)))
+    defines = {"batch": n}
+
+    def small() -> Small:
+        kernel = Kernel(name, rung_defines(little))
+        return Small(
+            kernel, rung_grid(name, little, n), (256,), _arrays("conv2d", little, n) | defines
+        )
+
+    x, w, y = batch * z.C * z.H * z.W, z.K * z.C * z.R * z.S, batch * z.K * z.P * z.Q
+    grid = rung_grid(name, z, batch)
+    blocks = math.prod(grid) / math.prod(rung_grid(name, little, n))
+    return Case(
+        name, layer.name, Kernel(name, rung_defines(z)), grid, (256,), 2 * layer.macs(batch),
+        4.0 * (x + w + y), small, blocks * z.C / little.C, blocks,
+    )  # fmt: skip
+
+
+def product(m: int, n: int, k: int) -> Case:
+    """A linear layer: (m,k) · (n,k)ᵀ + bias."""
+    plan = choose(m, n, k)
+    defines = {"MATMUL": 1, **plan.tile.defines, "TRANS_A": 0, "TRANS_B": 1, "BIAS": 0}
+    defines |= {"ALIGNED": int(n % 4 == 0), "ACT(x)": "(x)"}
+    kernel = Kernel("matmul", tuple(defines.items()))
+    a, b = _trim(m, 2 * plan.tile.bm), _trim(n, 2 * plan.tile.bn)
+    depth = _trim(k, 6 * plan.tile.bk)
+    its = replace(plan, rows=a, columns=b, depth=depth)
+    its = replace(its, split_steps=min(plan.split_steps, its.steps))
+
+    def small() -> Small:
+        out = _empty(its.splits, a, b)
+        arrays = {"a": _random(a, depth), "b": _random(b, depth), "bias": None, "out": out}
+        scalars = {
+            "m": a,
+            "n": b,
+            "k": depth,
+            "a_step": 0,
+            "b_step": 0,
+            "splits": its.splits,
+            "split_steps": its.split_steps,
+        }
+        return Small(kernel, its.grid, its.block, arrays | scalars)
+
+    return Case(
+        "matmul", f"{m} × {k} · {k} × {n}", kernel, plan.grid, plan.block, 2.0 * m * n * k,
+        4.0 * (m * k + k * n + m * n), small, _steps(plan) / _steps(its),
+        math.prod(plan.grid) / math.prod(its.grid), plan.executed_over_useful,
+    )  # fmt: skip
+
+
+# ---- Kernels that memory bounds -----------------------------------------------------------------
+
+
+def _direct(
+    kernel: Kernel,
+    layer: str,
+    grid: Dims,
+    arguments: Mapping[str, Any],
+    flops: float,
+    extra: int = 0,
+) -> Case:
+    """A launch that sim counts whole. extra: bytes of arrays that are read and also written."""
+    few = Small(kernel, grid, (256,), arguments)
+    return Case(
+        kernel.name, layer, kernel, grid, (256,), flops, float(_nbytes(arguments) + extra),
+        lambda: few,
+    )  # fmt: skip
+
+
+def _channels() -> list[Case]:
+    """bias_act and batch norm at the second layer of mnist-dcgan's discriminator."""
+    n, c, inner = BATCH, 64, 49
+    m = n * c * inner
+    of_channel = n * inner
+    slices = math.ceil(of_channel / 4096)
+    act = {
+        "ACT(x)": "((x) > 0.0f ? (x) : (x) * 0.01f)",
+        "ACT_GRAD(y)": "((y) > 0.0f ? 1.0f : 0.01f)",
+    }
+    defines = tuple(({"C": c, "INNER": inner} | act).items())
+    x, channel, slice_ = _random(n, c, inner), _random(c), _random(slices, c)
+    layer, grid = f"({n},{c},7,7)", (slices, c)
+
+    def case(name: str, flops: float, grid: Dims, **arguments: Any) -> Case:
+        return _direct(Kernel(name, defines), layer, grid, arguments, flops * m)
+
+    pair = {"weight": channel, "mean": channel, "rstd": channel}
+    parts = {"partial_gweight": slice_.copy(), "partial_gbias": slice_.copy()}
+    return [
+        case("bias_act", 2, (math.ceil(m / 256),), x=x, bias=channel, y=_empty(m), n=m),
+        case("bias_act_backward", 2, grid, g=x, y=x, gx=_empty(m), partials=slice_, m=of_channel),
+        case("batch_norm_stats", 4, grid, x=x, partial_mean=slice_, partial_squares=slice_.copy(),
+             m=of_channel),
+        case("batch_norm_apply", 5, grid, x=x, weight=channel, bias=channel, partial_mean=slice_,
+             partial_squares=slice_, y=_empty(m), mean=_empty(c), rstd=_empty(c), m=of_channel,
+             eps=1e-5),
+        case("batch_norm_backward_sums", 6, grid, g=x, x=x, y=x, mean=channel, rstd=channel,
+             **parts, m=of_channel),
+        case("batch_norm_backward_apply", 7, grid, g=x, x=x, y=x, **pair, **parts, gx=_empty(m),
+             gweight=_empty(c), gbias=_empty(c), m=of_channel),
+    ]  # fmt: skip
+
+
+def _others() -> list[Case]:
+    z = NETS["mnist-dcgan"][0].geometry
+    pixels, columns = z.C * z.H * z.W, (z.C * z.R * z.S, z.P, z.Q)
+    n, parameters, numbers, splits, size = 8, 65536, 6400, 8, 32768
+    key = {"key0": 1, "key1": 2, "step": 0, "first_block": 1}
+    flat = {name: abs(_random(parameters)) for name in ("p", "g", "m", "v")}
+    hyper = cuda.adam_hyper(1e-3, 0.9, 0.999, 1e-8, 0.0, 1)
+    blocks = math.ceil(numbers / 2048)
+    return [
+        _direct(
+            Kernel("col2im", tuple(asdict(z).items())), f"G1, batch {n}",
+            (math.ceil(n * pixels / 256),),
+            {"cols": _random(n, *columns), "gx": _empty(n * pixels), "batch": n},
+            float(n * math.prod(columns)),
+        ),
+        _direct(
+            Kernel("reduce_slices", (("BIAS", 0), ("ACT(x)", "(x)"))), f"{splits} × {size}",
+            (math.ceil(size / 256),),
+            {"partials": _random(splits, size), "bias": None, "out": _empty(size),
+             "slices": splits, "size": size, "n": size},
+            float(splits * size),
+        ),
+        _direct(
+            Kernel("adam"), f"{parameters} parameters", (parameters // 256,),
+            {**flat, "hyper": hyper, "n": parameters}, 15.0 * parameters,
+            extra=3 * 4 * parameters,  # p, m and v are read and written
+        ),
+        _direct(
+            Kernel("philox_uniform"), f"{numbers} numbers", (blocks,),
+            {"out": _empty(numbers), "n": numbers, **key, "low": 0.0, "width": 1.0}, 3.0 * numbers,
+        ),
+        _direct(
+            Kernel("philox_normal"), f"{numbers} numbers", (blocks,),
+            {"out": _empty(numbers), "n": numbers, **key, "mean": 0.0, "std": 1.0}, 40.0 * numbers,
+        ),
+    ]  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def cases() -> tuple[Case, ...]:
+    """At least one for each kernel: the products at a small layer of mnist-dcgan, and the
+    convolutions at a wide one of the 64×64 DCGAN too."""
+    d2, wide = NETS["mnist-dcgan"][4], NETS["dcgan-64"][7]
+    ops = ("conv2d", "conv2d_dgrad", "conv2d_wgrad")
+    rungs = ("conv_naive", "conv_tiled", "conv_register", "conv_vectorised")
+    return (
+        *(rung(name, d2) for name in rungs),
+        *(convolution(op, layer) for layer in (d2, wide) for op in ops),
+        convolution("conv2d", wide, tf32=True),
+        product(BATCH, 784, 128),
+        *_channels(),
+        *_others(),
+    )
