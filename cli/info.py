@@ -85,7 +85,7 @@ def _show(facts: dict[str, Any], log: list[dict[str, Any]]) -> None:
     click.echo(f"{facts['run']}: {facts['recipe']} ({facts['preset']}) on {facts['device']}")
     click.echo(f"  step        {facts['step']} of {facts['steps']}, {state}")
     if data := facts["data"]:
-        click.echo(f"  data        {data.get('name')}, {data.get('images')} images")
+        click.echo(f"  data        {data}")
     for i, c in enumerate(facts["checkpoints"]):
         health = c["damage"] or "good"
         title = "checkpoints" if i == 0 else ""

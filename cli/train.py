@@ -6,12 +6,11 @@ import os
 import shlex
 import signal
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -154,13 +153,6 @@ def _load(recipe: Recipe) -> Dataset:
         return data.load(recipe.data, size=size, channels=channels, progress=progress)
 
 
-def _fingerprint(dataset: Dataset) -> dict[str, Any]:
-    crc = zlib.crc32(dataset.images.data)
-    if dataset.labels is not None:
-        crc = zlib.crc32(dataset.labels.data, crc)
-    return {"name": dataset.name, "images": len(dataset), "crc32": crc}
-
-
 # ----------------------------------------------------------------------------------------- the job
 
 
@@ -169,20 +161,10 @@ def _trainer(job: Job, dataset: Dataset) -> Trainer:
     from minigan.train import Trainer
 
     trainer = Trainer(job.recipe, dataset, job.device)
-    if job.run is None:
-        return trainer
-    was, now = job.run.config().get("data", {}), _fingerprint(dataset)
-    if was and (was.get("images"), was.get("crc32")) != (now["images"], now["crc32"]):
-        raise Refused(
-            f"data: {job.recipe.data} holds other images ({now['images']}) than those that "
-            f"{job.run.path} was begun with ({was.get('images')}): give the same with --data"
-        )
     if job.start is not None:
         trainer.restore(job.start)
     if trainer.step > job.recipe.steps:
-        raise Refused(
-            f"--steps {job.recipe.steps}: {job.run.path} is beyond that, at {trainer.step}"
-        )
+        raise Refused(f"--steps {job.recipe.steps}: the run is beyond that, at {trainer.step}")
     return trainer
 
 
@@ -199,7 +181,7 @@ def _folder(job: Job, trainer: Trainer, out: str | None) -> RunFolder:
         "preset": job.preset,
         "device": job.device,
         "recipe": {**job.recipe.to_dict(), "data": data},
-        "data": _fingerprint(trainer.dataset),
+        "data": str(trainer.dataset),
     }
     if job.run is not None and out is None:
         job.run.update_config(**config)

@@ -158,6 +158,8 @@ class Trainer:
             )
         self.dataset = dataset
         self.data_crc32 = zlib.crc32(np.ascontiguousarray(dataset.images).data)
+        if family.classes and dataset.labels is not None:
+            self.data_crc32 = zlib.crc32(dataset.labels.tobytes(), self.data_crc32)
         self.batches = Batches(dataset, recipe.batch, recipe.seed)
         self.batches_g = Batches(dataset, recipe.batch, recipe.seed, "data for the generator")
         manual_seed(recipe.seed)

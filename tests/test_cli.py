@@ -339,7 +339,7 @@ def test_a_resume_notices_other_data(cwd):
     assert refused(here(*resume), "no such file")
     assert here(*resume, "--data", "moved").code == 0
     (cwd / "moved" / "0.png").unlink()
-    assert refused(here("train", "--resume", "--steps", 5), "other images", "--data")
+    assert refused(here("train", "--resume", "--steps", 5), "not the data", "--data")
 
 
 # ----------------------------------------------------------------------------------------- sample
