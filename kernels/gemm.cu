@@ -38,6 +38,9 @@
 #ifndef TF32
 #define TF32 0
 #endif
+#if TF32 && __CUDA_ARCH__ < 800
+#error "TF32 needs compute capability 8.0"
+#endif
 
 #if !defined(MATMUL) && !defined(CONV2D) && !defined(CONV2D_DGRAD) && !defined(CONV2D_WGRAD)
 #define CONV2D 1

@@ -156,10 +156,15 @@ class Geometry:
 
     @classmethod
     def of(cls, x: Dims, w: Dims, stride: Pair, pad: Pads, dilation: Pair, groups: int) -> Geometry:
-        """From the shapes of x and w."""
+        """From the shapes of x and w.   Raises: ValueError if the taps do not fit."""
         _, c, h, wd = x
         k, _, r, s = w
         p, q = conv_out_size((h, wd), (r, s), stride, pad, dilation)
+        if min(p, q) < 1:
+            raise ValueError(
+                f"convolution: {r}×{s} taps, dilation {dilation}, do not fit into {h}×{wd} pixels "
+                f"with pad {pad}"
+            )
         (sh, sw), (dh, dw) = stride, dilation
         return cls(c, h, wd, k, r, s, p, q, sh, sw, pad[0][0], pad[1][0], dh, dw, groups)
 

@@ -381,6 +381,12 @@ def test_launch_log():
     ]
 
 
+def test_taps_that_do_not_fit():
+    x, w = values(0, 1, 1, 3, 3), values(0, 1, 1, 4, 2)
+    with pytest.raises(ValueError, match=r"4×2 taps, .* do not fit into 3×3 pixels"):
+        cuda.conv2d(x, w, (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.int64])
 def test_other_dtypes_are_refused_in_words(dtype):
     x, w = np.zeros((1, 1, 3, 3), dtype), np.zeros((1, 1, 2, 2), np.float32)

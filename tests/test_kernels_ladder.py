@@ -89,6 +89,11 @@ def test_gemm_compiles_by_itself():
     assert spills("gemm.cu", "sm_80") == {"conv2d": 0}
 
 
+def test_tf32_is_refused_where_there_are_no_tensor_cores_for_it():
+    with pytest.raises(nvrtc.CompileError, match=r"TF32 needs compute capability 8\.0"):
+        spills("gemm.cu", "sm_70", MATMUL=1, TF32=1)
+
+
 @pytest.mark.parametrize("name", PRODUCTS)
 @pytest.mark.parametrize("tf32", [0, 1])
 def test_no_tile_spills(name, tf32):
