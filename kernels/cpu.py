@@ -21,6 +21,9 @@ plain.py.
 
 from __future__ import annotations
 
+import ctypes
+import platform
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,9 +37,9 @@ from minigan.kernels.reference import Pads, Pair, conv_out_size
 
 Array = Any
 
-# A shard must be worth the ≈ 30 µs that waking a thread takes: at least this many floats, of which
+# A shard must be worth the ≈ 50 µs that waking a thread takes: at least this many floats, of which
 # a loop moves 2 to 8 a nanosecond. BLAS does as many multiplications in the time of _BLAS loops.
-_LEAST = 1 << 15
+_LEAST = 1 << 17
 _BLAS = 16
 
 _PIECE = 1 << 18  # floats of cols: about what a core's second cache holds
@@ -60,6 +63,7 @@ def warm_up(progress: Callable[[int, int], None] | None = None) -> bool:
             from minigan.kernels import compiled
 
             compiled.prepare(progress)
+            _keep_pages()
             _loops = compiled
         except Exception as error:
             _loops = False
@@ -69,6 +73,17 @@ def warm_up(progress: Callable[[int, int], None] | None = None) -> bool:
                 stacklevel=2,
             )
     return _loops is not False
+
+
+def _keep_pages() -> None:
+    """Have the C library keep the memory of freed arrays instead of giving it back to the system.
+
+    A step frees what the next one allocates; fetching new pages took a quarter of its time.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at its greatest
+        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
 
 
 def _fast(*arrays: Array) -> bool:
@@ -107,6 +122,17 @@ def _transposed(a: Array, outer: int, m: int, n: int) -> Array:
     return b
 
 
+_own = threading.local()
+
+
+def _scratch(size: int) -> Array:
+    """float32 (size,) of anything, this thread's until it asks again: new pages would cost time."""
+    buffer = getattr(_own, "buffer", None)
+    if buffer is None or buffer.size < size:
+        buffer = _own.buffer = np.empty(size, np.float32)
+    return buffer[:size]
+
+
 def _dense(a: Array) -> Array:
     """a with its elements in order, and not read-only, which the loops' types are not."""
     a = np.ascontiguousarray(a)
@@ -115,7 +141,7 @@ def _dense(a: Array) -> Array:
 
 def _channels_last(x: Array) -> Array:
     """x (N,C,...) -> (N,...,C) with its elements in order; a view if they are."""
-    last = np.moveaxis(x, 1, -1)
+    last = x.transpose(0, *range(2, x.ndim), 1)
     if last.flags.c_contiguous or not x.flags.c_contiguous:
         return _dense(last)
     return _transposed(x, len(x), x.shape[1], prod(x.shape[2:])).reshape(last.shape)
@@ -128,7 +154,8 @@ def _rows(x: Array) -> Array:
 
 def _images(rows: Array, shape: tuple[int, ...]) -> Array:
     """rows (M,C) -> (N,C,...) of that shape"""
-    return np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
+    last = rows.reshape(shape[0], *shape[2:], shape[1])
+    return last.transpose(0, last.ndim - 1, *range(1, last.ndim - 1))
 
 
 # ------------------------------------------------------------------------------------ convolution
@@ -211,7 +238,7 @@ def conv2d(x: Array, w: Array, stride: Pair, pad: Pads, dilation: Pair, groups: 
             np.matmul(cols[rows], filters.T, out=y[rows])
             return
         pieces = geometry.pieces(first, last, _PIECE_ROWS)
-        buffer = np.empty(max(b - a for a, b in pieces) * q * depth, np.float32)
+        buffer = _scratch(max(b - a for a, b in pieces) * q * depth)
         for a, b in pieces:
             _loops.im2col(images, buffer, a, b, *arguments)
             cols = buffer[: (b - a) * q * depth].reshape(-1, depth)
@@ -241,7 +268,7 @@ def conv2d_dgrad(
             return
         gx[first * image : last * image] = 0
         pieces = geometry.pieces(first, last, _PIECE_ROWS)
-        buffer = np.empty(max(b - a for a, b in pieces) * q * depth, np.float32)
+        buffer = _scratch(max(b - a for a, b in pieces) * q * depth)
         for a, b in pieces:
             cols = buffer[: (b - a) * q * depth]
             np.matmul(g_rows[a * q : b * q], filters, out=cols.reshape(-1, depth))
@@ -271,7 +298,7 @@ def conv2d_wgrad(
             np.matmul(g_rows[rows].T, cols[rows], out=sums[shard])
             return
         pieces = geometry.pieces(first, last, 2 * _PIECE_ROWS)  # fewer, as each adds to the sum
-        buffer = np.empty(max(b - a for a, b in pieces) * q * depth, np.float32)
+        buffer = _scratch(max(b - a for a, b in pieces) * q * depth)
         for a, b in pieces:
             _loops.im2col(images, buffer, a, b, *arguments)
             cols = buffer[: (b - a) * q * depth].reshape(-1, depth)

@@ -16,6 +16,7 @@ from typing import Any
 from minigan import losses
 from minigan.array import Array, Stream, xp_of
 from minigan.autograd import Tensor, grad, no_grad
+from minigan.kernels.threads import one_blas_thread
 from minigan.losses import LOSSES, GanLoss
 from minigan.nn import Module
 from minigan.ops import sigmoid
@@ -55,6 +56,7 @@ class Game:
         with no_grad():
             return _call(self.generator, Tensor(z), labels).data
 
+    @one_blas_thread()
     def discriminator_turn(
         self,
         x: Array,
@@ -89,6 +91,7 @@ class Game:
         grads = grad(loss, self.discriminator.parameters())
         return Turn(loss.data, [g.data for g in grads], metrics)
 
+    @one_blas_thread()
     def generator_turn(
         self,
         z: Array,
