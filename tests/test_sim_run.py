@@ -142,6 +142,20 @@ __device__ __noinline__ Pair outer(float x, int n) {
     np.testing.assert_array_equal(y, expected)
 
 
+def test_a_guarded_call():
+    before = 'extern "C" __device__ __noinline__ float twice(float x) { return 2 * x; }'
+    body = """
+    int t = threadIdx.x; float v;
+    asm volatile("{ .reg .pred p; .param .b32 a; .param .b32 r; setp.gt.f32 p, %1, 0f41200000;"
+        " st.param.f32 [a], %1; st.param.f32 [r], 0fBF800000; @p call.uni (r), twice, (a);"
+        " ld.param.f32 %0, [r]; }" : "=f"(v) : "f"(x[t]));
+    y[t] = v + twice(x[0]);
+"""
+    x, y = T.astype(np.float32), floats(64)
+    run("const float* x, float* y", body, x, y, before=before)
+    np.testing.assert_array_equal(y, np.where(T > 10, 2 * T, -1))
+
+
 def test_recursion_and_printf_are_refused_by_name():
     recursive = "__device__ __noinline__ int f(int n) { return n < 2 ? n : f(n - 1) + f(n - 2); }"
     with pytest.raises(sim.ParseError, match="calls itself"):

@@ -155,8 +155,9 @@ class _Emitter:
             raise ParseError(f"sim does not know the PTX statement {text!r}")
         negated, guard, opcode, rest = match.groups()
         name, *mods = opcode.replace("::", "_").split(".")
+        guarding = (self._find(guard), bool(negated)) if guard else None
         if name == "call":
-            self._call(rest)
+            self._call(rest, guarding, f"{prefix}$after{len(self.kernel.ops)}")
             return
         operands = (
             [self._operand(part) for part in split(rest)] if name not in ("bra", "brx") else []
@@ -172,7 +173,6 @@ class _Emitter:
         if (name not in NO_RESULT or "red" in mods) and operands:
             first = operands.pop(0)
             dests = first if isinstance(first, tuple) and type(first) is tuple else (first,)
-        guarding = (self._find(guard), bool(negated)) if guard else None
         self._append(
             Op(
                 0,
@@ -190,8 +190,11 @@ class _Emitter:
         op.pc = len(self.kernel.ops)
         self.kernel.ops.append(op)
 
-    def _call(self, text: str) -> None:
+    def _call(self, text: str, guard: tuple[Reg, bool] | None, after: str) -> None:
         """Inline `(results), function, (arguments)`: the callee's .param names become ours."""
+        if guard:
+            around = (guard[0], not guard[1])
+            self._append(Op(0, "bra", (), (), (Label(after),), around, *self.loc, f"call {text}"))
         match = re.fullmatch(
             r"(?:\(([^()]*)\)\s*,\s*)?([\w$%]+)\s*(?:,\s*\(([^()]*)\))?\s*(?:,\s*[\w$]+)?",
             text.strip(),
@@ -213,6 +216,7 @@ class _Emitter:
         loc = self.loc
         self._emit_body(function, names, prefix=f"{name}#{self.inlined}:")
         self.loc = loc
+        self.kernel.labels[after] = len(self.kernel.ops)
 
     def _find(self, name: str) -> Any:
         """The register or symbol of that name, searched from the innermost scope outwards."""
