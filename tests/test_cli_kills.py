@@ -21,6 +21,7 @@ from cli_tool import (
     start,
 )
 
+from minigan.checkpoint import all_in, load
 from minigan.cli.train import _stop_signals
 
 if os.name != "posix":
@@ -68,6 +69,8 @@ def kill_and_resume(cwd, recipe, steps, kills):
         command = ["train", recipe, "--resume", "run"]
         if any((run / "checkpoints").glob("*.safetensors")):
             reached.append(saved(run).state["step"])
+        for path in all_in(run / "checkpoints"):
+            load(path)  # a kill leaves no half of one
     last = installed(*command, cwd=cwd)
     assert last.code == 0, last.err
     assert reached == sorted(reached) and 0 < reached[-1] < steps, reached
