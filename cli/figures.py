@@ -51,6 +51,7 @@ def report(
     minigan kernels report --html report.html
     """
     from minigan.cli.progress import working
+    from minigan.kernels import budget
     from minigan.kernels import report as reporting
     from minigan.kernels.architectures import ARCHITECTURES
 
@@ -65,8 +66,6 @@ def report(
         reports = [reporting.report(case, arch) for case in cases]
         text = _page(reports) if html else ""
         if update_budget:
-            from minigan.kernels import budget
-
             budget.write(budget.measure(reports))
     if html:
         Path(html).write_text(text, encoding="utf-8")

@@ -217,7 +217,8 @@ def run(
     if save:
         import numpy as np
 
-        np.savez(save, **{k: np.asarray(values[k]) for k in before})
+        arrays: dict[str, Any] = {k: np.asarray(values[k]) for k in before}
+        np.savez(save, **arrays)
     assert result.counters is not None
     if as_json:
         click.echo(json.dumps(_as_json(name, values, before, result.counters), indent=2))

@@ -103,7 +103,7 @@ def _array(
     if name == "empty":
         return sim.empty(shape, dtype)
     if name in ("randn", "rand"):
-        drawn = rng.standard_normal(shape) if name == "randn" else rng.random(shape)
+        drawn: Any = rng.standard_normal(shape) if name == "randn" else rng.random(shape)
         if np.dtype(dtype).kind in "iu":  # whole numbers 0 .. 99 in the place of fractions
             drawn = rng.integers(0, 100, shape)
         return drawn.astype(dtype)

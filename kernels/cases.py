@@ -246,7 +246,13 @@ def rung(name: str, layer: Layer, batch: int = BATCH) -> Case:
 def product(m: int, n: int, k: int) -> Case:
     """A linear layer: (m,k) · (n,k)ᵀ + bias."""
     plan = choose(m, n, k)
-    defines = {"MATMUL": 1, **plan.tile.defines, "TRANS_A": 0, "TRANS_B": 1, "BIAS": 0}
+    defines: dict[str, Any] = {
+        "MATMUL": 1,
+        **plan.tile.defines,
+        "TRANS_A": 0,
+        "TRANS_B": 1,
+        "BIAS": 0,
+    }
     defines |= {"ALIGNED": int(n % 4 == 0), "ACT(x)": "(x)"}
     kernel = Kernel("matmul", tuple(defines.items()))
     a, b = _trim(m, 2 * plan.tile.bm), _trim(n, 2 * plan.tile.bn)

@@ -16,9 +16,11 @@ import numpy as np
 from minigan.array import Array, Stream, to_device, to_numpy
 from minigan.kernels import cuda, reference
 from minigan.kernels.catalogue import RUNGS, conv2d_by
+from minigan.kernels.reference import Pads, Pair
 
 EPS = float(np.finfo(np.float32).eps)
 Results = tuple[np.ndarray, ...]
+Dims = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,9 @@ def run(check: Check, device: str) -> Outcome:
         return Outcome(check.name, check.what, launched, np.nan, np.nan, failure)
     worst = (0.0, 0.0)
     for mine, theirs, right in zip(got, plain, exact, strict=True):
-        error = _difference(mine, right)
+        off = _difference(mine, right)
         allowed = 2 * _difference(theirs, right) + check.floor * EPS * float(abs(right).max())
-        worst = max(worst, (error, allowed), key=lambda pair: pair[0] / pair[1] if pair[1] else 0)
+        worst = max(worst, (off, allowed), key=lambda pair: pair[0] / max(pair[1], 1e-300))
     return Outcome(check.name, check.what, launched, *worst)
 
 
@@ -123,7 +125,7 @@ def _contract(
 
 
 # What a layer may be: several blocks and depth steps with tails; stride, pad and dilation; groups.
-_CASES = (
+_CASES: tuple[tuple[str, Dims, Dims, Pair, Pads, Pair, int], ...] = (
     ("3×3, 20 → 70", (3, 20, 9, 7), (70, 20, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
     ("4×4 stride 2, 9 → 33", (4, 9, 10, 12), (33, 9, 4, 4), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
     ("7×7 to a pixel, 8 → 1", (6, 8, 7, 7), (1, 8, 7, 7), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
@@ -133,10 +135,10 @@ _CASES = (
 
 
 def _convolutions() -> Iterator[Check]:
-    for what, shape_x, shape_w, *rest in _CASES:
-        stride, pad, dilation, _ = rest
+    for what, shape_x, shape_w, stride, pad, dilation, groups in _CASES:
+        rest = (stride, pad, dilation, groups)
         x, w = _values(0, *shape_x), _values(1, *shape_w)
-        size, taps = shape_x[2:], shape_w[2:]
+        size, taps = (shape_x[2], shape_x[3]), (shape_w[2], shape_w[3])
         out = reference.conv_out_size(size, taps, stride, pad, dilation)
         g = _values(2, shape_x[0], shape_w[0], *out)
         yield _contract("conv2d", what, ("conv2d",), x, w, *rest)
@@ -208,7 +210,7 @@ def _activations() -> Iterator[Check]:
     x, g, bias = _values(0, 5, 3, 31, 33), _values(1, 5, 3, 31, 33), _values(2, 3)
     for act in reference.ACTIVATIONS:
         yield _contract("bias_act", act, ("bias_act",), x, bias, act, 0.2)
-        y = reference.bias_act(x, bias, act, np.float32(0.2)).astype(np.float32)
+        y = reference.bias_act(x, bias, act, 0.2).astype(np.float32)
         kernels = ("bias_act_backward", "reduce_slices")
         yield _contract("bias_act_backward", act, kernels, g, y, act, 0.2, floor=8.0)
 
@@ -216,12 +218,14 @@ def _activations() -> Iterator[Check]:
 def _batch_norm() -> Iterator[Check]:
     x, g = 3 * _values(0, 5, 3, 31, 33) + 2, _values(1, 5, 3, 31, 33)
     weight, bias = _values(2, 3), _values(3, 3)
-    for act, parameters in (("leaky_relu", (weight, bias)), ("relu", (None, None))):
-        what = f"{act}, {'weight and bias' if parameters[0] is not None else 'not affine'}"
+    for act, affine in (("leaky_relu", True), ("relu", False)):
+        what = f"{act}, {'weight and bias' if affine else 'not affine'}"
+        parameters = (weight, bias) if affine else (None, None)
         kernels = ("batch_norm_stats", "batch_norm_apply")
         yield _contract("batch_norm", what, kernels, x, *parameters, 1e-5, act, 0.2, floor=16.0)
         y, mean, rstd = (
-            a.astype(np.float32) for a in reference.batch_norm(x, *parameters, 1e-5, act, 0.2)
+            a.astype(np.float32)
+            for a in reference.batch_norm(x, parameters[0], parameters[1], 1e-5, act, 0.2)
         )
         args = (g, x, y, parameters[0], mean, rstd, act, 0.2)
         kernels = ("batch_norm_backward_sums", "batch_norm_backward_apply")
