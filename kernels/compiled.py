@@ -19,6 +19,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.extending import intrinsic
 
 LINEAR, RELU, LEAKY_RELU, TANH, SIGMOID = range(5)
 ACTS = {
@@ -27,7 +28,7 @@ ACTS = {
 
 _TYPES = {
     "v": "float32[::1]", "m": "float32[:,::1]", "d": "float64[::1]", "dd": "float64[:,::1]",
-    "i": "int64", "f": "float64",
+    "i": "int64", "f": "float64", "n": "int64[::1]",
 }  # fmt: skip
 _kernels: list[tuple[Any, str]] = []
 _ready = False
@@ -300,3 +301,27 @@ def adam(p, g, m, v, beta1, beta2, rate, root, eps, decay, first, last):  # type
         m[i] = m_i
         v[i] = v_i
         p[i] = p[i] * decay - rate * m_i / (np.sqrt(v_i * root) + eps)
+
+
+# -------------------------------------------------------------------------------------- waiting
+
+
+@intrinsic
+def _load(typing_context, array):  # type: ignore[no-untyped-def]
+    """array[0] as other threads see it now, which no register may stand for."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        view = context.make_array(signature.args[0])(context, builder, arguments[0])
+        return builder.load_atomic(view.data, "acquire", 8)
+
+    return numba.types.int64(array), generate
+
+
+@_kernel("n i i n")
+def spin(counter, least, turns, reached):  # type: ignore[no-untyped-def]
+    """reached[0] = 1 as soon as counter[0] is `least` or more, 0 if that takes too many turns"""
+    reached[0] = 0
+    for _ in range(turns):
+        if _load(counter) >= least:
+            reached[0] = 1
+            return

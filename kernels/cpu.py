@@ -39,7 +39,7 @@ Array = Any
 
 # A shard must be worth the ≈ 50 µs that waking a thread takes: at least this many floats, of which
 # a loop moves 2 to 8 a nanosecond. BLAS does as many multiplications in the time of _BLAS loops.
-_LEAST = 1 << 17
+_LEAST = 1 << 18
 _BLAS = 16
 
 _PIECE = 1 << 18  # floats of cols: about what a core's second cache holds
@@ -64,6 +64,7 @@ def warm_up(progress: Callable[[int, int], None] | None = None) -> bool:
 
             compiled.prepare(progress)
             _keep_pages()
+            threads.spin = compiled.spin
             _loops = compiled
         except Exception as error:
             _loops = False
@@ -131,6 +132,12 @@ def _scratch(size: int) -> Array:
     if buffer is None or buffer.size < size:
         buffer = _own.buffer = np.empty(size, np.float32)
     return buffer[:size]
+
+
+def _sums(channels: int) -> Array:
+    """float64 (threads,channels), a row for each shard to sum in. Gaps keep the rows from sharing a
+    line of cache, which would travel between the cores with every addition."""
+    return np.empty((threads.count(), channels + 32))[:, :channels]
 
 
 def _dense(a: Array) -> Array:
@@ -364,7 +371,7 @@ def bias_act_backward(g: Array, y: Array, act: str, slope: float) -> tuple[Array
     if not _fast(g, y):
         return plain.bias_act_backward(g, y, act, slope)
     g_rows = _rows(g)
-    sums = np.empty((threads.count(), g.shape[1]))
+    sums = _sums(g.shape[1])
     if act == "linear":
         gx = g
 
@@ -392,13 +399,13 @@ def batch_norm(
         return plain.batch_norm(x, weight, bias, eps, act, slope)
     rows = _rows(x)
     m, c = rows.shape
-    sums = np.empty((2, threads.count(), c))
+    sums = _sums(c), _sums(c)
 
     def measure(shard: int, first: int, last: int) -> None:
-        _loops.moments(rows, sums[0, shard], sums[1, shard], first, last)
+        _loops.moments(rows, sums[0][shard], sums[1][shard], first, last)
 
     shards = _share(measure, m, x.size)
-    mean, square = sums[:, :shards].sum(axis=1) / m
+    mean, square = (a[:shards].sum(axis=0) / m for a in sums)
     rstd64 = 1 / np.sqrt(np.maximum(square - mean * mean, 0) + eps)
     mean, rstd = mean.astype(np.float32), rstd64.astype(np.float32)
     scale = rstd if weight is None else rstd * weight
@@ -421,14 +428,14 @@ def batch_norm_backward(
     g_rows, x_rows, y_rows = _rows(g), _rows(x), _rows(y)
     m, c = x_rows.shape
     code = _loops.ACTS[act]
-    sums = np.empty((2, threads.count(), c))
+    sums = _sums(c), _sums(c)
 
     def measure(shard: int, first: int, last: int) -> None:
-        into = sums[0, shard], sums[1, shard]
+        into = sums[0][shard], sums[1][shard]
         _loops.batch_norm_sums(g_rows, x_rows, y_rows, mean, rstd, *into, code, slope, first, last)
 
     shards = _share(measure, m, x.size)
-    gbias, gweight = sums[:, :shards].sum(axis=1)
+    gbias, gweight = (a[:shards].sum(axis=0) for a in sums)
     scale = rstd if weight is None else rstd * weight
     means = (gbias / m).astype(np.float32), (gweight / m).astype(np.float32)
     gx = np.empty_like(g_rows)

@@ -15,11 +15,14 @@ the same in every run with the same number of threads.
 from __future__ import annotations
 
 import contextvars
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
 
 from minigan.system import cores
 
@@ -66,42 +69,70 @@ def split(n: int, shards: int) -> list[tuple[int, int]]:
 # --------------------------------------------------------------------------------------- the pool
 
 
+# Waiting without sleep, for some 100 µs: compiled.spin, once it is there (see kernels/cpu.py). A
+# thread that sleeps is woken late, and finds its core's cache full of another program's data.
+spin: Callable[[Any, int, int, Any], None] | None = None
+_SPINS = 1 << 17
+
+
+class _Signal:
+    """A counter, and one thread that waits until it has reached some number."""
+
+    def __init__(self) -> None:
+        self.count = np.zeros(1, np.int64)
+        self.lock = threading.Lock()
+        self.lock.acquire()
+        self.asleep = False
+
+    def send(self) -> None:
+        self.count[0] += 1
+        if self.asleep and self.lock.locked():
+            self.lock.release()
+
+    def wait(self, number: int, spinning: bool) -> None:
+        """Until `number` have been sent."""
+        if spinning and spin is not None:
+            reached = np.zeros(1, np.int64)
+            spin(self.count, number, _SPINS, reached)
+        self.asleep = True  # before the check: who sends after it will wake this thread
+        while self.count[0] < number:
+            self.lock.acquire()
+        self.asleep = False
+
+
 class _Worker:
     """A thread that waits for one task after another."""
 
     def __init__(self, number: int) -> None:
-        self.go, self.done = threading.Lock(), threading.Lock()
-        self.go.acquire()
-        self.busy = False
+        self.started = 0
+        self.go, self.done = _Signal(), _Signal()
         self.task: Callable[[], None]
         self.error: BaseException | None = None
         # A daemon: one that waits keeps no interpreter from ending.
         threading.Thread(target=self._loop, name=f"minigan-{number}", daemon=True).start()
 
     def _loop(self) -> None:
-        while True:
-            self.go.acquire()
+        for number in itertools.count(1):
+            self.go.wait(number, spinning=False)
             try:
                 self.task()
             except BaseException as error:
                 self.error = error
             del self.task  # and with it the arrays that it holds
-            self.busy = False
-            self.done.release()
+            self.done.send()
 
     def start(self, task: Task, shard: int) -> None:
         context = contextvars.copy_context()  # NumPy's errstate is in it
-        self.done.acquire(blocking=False)
         self.task = lambda: context.run(task, shard)
-        self.busy = True
-        self.go.release()
+        self.started += 1
+        self.go.send()
 
     def wait(self) -> BaseException | None:
         """The error of its task, once that has ended, even if a signal comes meanwhile."""
         interrupt = None
-        while self.busy:
+        while self.done.count[0] < self.started:
             try:
-                self.done.acquire()
+                self.done.wait(self.started, spinning=True)
             except BaseException as error:
                 interrupt = error
         error, self.error = self.error, None
