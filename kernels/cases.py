@@ -115,27 +115,33 @@ def _layer(
 
 NETS: dict[str, tuple[Layer, ...]] = {
     "mnist-dcgan": (
-        _layer("G1 100 -> 64, 7²", 64, 7, 100, 7, 1, 0, True),
-        _layer("G2 64 -> 32, 14²", 32, 14, 64, 4, 2, 1, True),
-        _layer("G3 32 -> 1, 28²", 1, 28, 32, 4, 2, 1, True),
-        _layer("D1 1 -> 32, 14²", 1, 28, 32, 4, 2, 1),
-        _layer("D2 32 -> 64, 7²", 32, 14, 64, 4, 2, 1),
-        _layer("D3 64 -> 1, 1²", 64, 7, 1, 7, 1, 0),
+        _layer("G1, 100 -> 64", 64, 7, 100, 7, 1, 0, True),
+        _layer("G2, 64 -> 32", 32, 14, 64, 4, 2, 1, True),
+        _layer("G3, 32 -> 1", 1, 28, 32, 4, 2, 1, True),
+        _layer("D1, 1 -> 32", 1, 28, 32, 4, 2, 1),
+        _layer("D2, 32 -> 64", 32, 14, 64, 4, 2, 1),
+        _layer("D3, 64 -> 1", 64, 7, 1, 7, 1, 0),
     ),
     "dcgan-64": (  # Radford et al. 2016, figure 1, with 512-256-128-64 channels
-        _layer("G1 100 -> 512, 4²", 512, 4, 100, 4, 1, 0, True),
-        _layer("G2 512 -> 256, 8²", 256, 8, 512, 4, 2, 1, True),
-        _layer("G3 256 -> 128, 16²", 128, 16, 256, 4, 2, 1, True),
-        _layer("G4 128 -> 64, 32²", 64, 32, 128, 4, 2, 1, True),
-        _layer("G5 64 -> 3, 64²", 3, 64, 64, 4, 2, 1, True),
-        _layer("D1 3 -> 64, 32²", 3, 64, 64, 4, 2, 1),
-        _layer("D2 64 -> 128, 16²", 64, 32, 128, 4, 2, 1),
-        _layer("D3 128 -> 256, 8²", 128, 16, 256, 4, 2, 1),
-        _layer("D4 256 -> 512, 4²", 256, 8, 512, 4, 2, 1),
-        _layer("D5 512 -> 1, 1²", 512, 4, 1, 4, 1, 0),
+        _layer("G1, 100 -> 512", 512, 4, 100, 4, 1, 0, True),
+        _layer("G2, 512 -> 256", 256, 8, 512, 4, 2, 1, True),
+        _layer("G3, 256 -> 128", 128, 16, 256, 4, 2, 1, True),
+        _layer("G4, 128 -> 64", 64, 32, 128, 4, 2, 1, True),
+        _layer("G5, 64 -> 3", 3, 64, 64, 4, 2, 1, True),
+        _layer("D1, 3 -> 64", 3, 64, 64, 4, 2, 1),
+        _layer("D2, 64 -> 128", 64, 32, 128, 4, 2, 1),
+        _layer("D3, 128 -> 256", 128, 16, 256, 4, 2, 1),
+        _layer("D4, 256 -> 512", 256, 8, 512, 4, 2, 1),
+        _layer("D5, 512 -> 1", 512, 4, 1, 4, 1, 0),
     ),
 }
 BATCH = 64
+
+
+def label(layer: Layer) -> str:
+    """mnist-dcgan D2, 32 -> 64"""
+    net = next((net for net, layers in NETS.items() if layer in layers), "")
+    return f"{net} {layer.name}".strip()
 
 
 # ---- Products -----------------------------------------------------------------------------------
@@ -204,7 +210,7 @@ def convolution(op: str, layer: Layer, batch: int = BATCH, tf32: bool = False) -
     executed = math.prod(plan.grid) * plan.tile.bm * plan.tile.bn * plan.split_steps * plan.tile.bk
     return Case(
         name=op + (" TF32" if tf32 else ""),
-        layer=layer.name,
+        layer=label(layer),
         kernel=kernel,
         grid=plan.grid,
         block=plan.block,
@@ -238,7 +244,7 @@ def rung(name: str, layer: Layer, batch: int = BATCH) -> Case:
     grid = rung_grid(name, z, batch)
     blocks = math.prod(grid) / math.prod(rung_grid(name, little, n))
     return Case(
-        name, layer.name, Kernel(name, rung_defines(z)), grid, (256,), 2 * layer.macs(batch),
+        name, label(layer), Kernel(name, rung_defines(z)), grid, (256,), 2 * layer.macs(batch),
         4.0 * (x + w + y), small, blocks * z.C / little.C, blocks,
     )  # fmt: skip
 
@@ -344,7 +350,7 @@ def _others() -> list[Case]:
     blocks = math.ceil(numbers / 2048)
     return [
         _direct(
-            Kernel("col2im", tuple(asdict(z).items())), f"G1, batch {n}",
+            Kernel("col2im", tuple(asdict(z).items())), label(NETS["mnist-dcgan"][0]),
             (math.ceil(n * pixels / 256),),
             {"cols": _random(n, *columns), "gx": _empty(n * pixels), "batch": n},
             float(n * math.prod(columns)),
