@@ -43,7 +43,7 @@ class Primitive:
 
     def __init__(self, forward: Callable[..., Array]) -> None:
         self.forward = forward
-        self.name = forward.__name__
+        self.name = forward.__name__.strip("_")  # _linear is what the public linear records
         self.__doc__ = forward.__doc__
         self.__name__ = forward.__name__
         self.__module__ = forward.__module__

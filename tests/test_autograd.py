@@ -290,12 +290,12 @@ def test_wgan_gps_inner_gradient_computes_no_weight_gradient():
     with observe(lambda name, y: seen.append(name)):
         _, y = critic(x, *weights)
         gx = mg.grad(y, x, create_graph=True)
-    assert seen.count("_conv2d") == 2 and seen.count("_conv2d_dgrad") == 2
-    assert "_conv2d_wgrad" not in seen
+    assert seen.count("conv2d") == 2 and seen.count("conv2d_dgrad") == 2
+    assert "conv2d_wgrad" not in seen
     penalty = ((ops.sqrt((gx * gx).sum(axis=(1, 2, 3))) - 1) ** 2).mean()
     with observe(lambda name, y: seen.append(name)):
         mg.grad(penalty, weights)
-    assert "_conv2d_wgrad" in seen
+    assert "conv2d_wgrad" in seen
 
 
 def test_only_the_vjps_on_a_path_to_a_target_run():
