@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -170,6 +170,10 @@ class Activation(Module):
         return ops.bias_act(x, act=self.act, slope=self.slope)
 
 
+def _is_act(part: Module | None) -> TypeGuard[Activation]:
+    return isinstance(part, Activation) and type(part).forward is Activation.forward
+
+
 @cache
 def _takes_act(part: type[Module]) -> bool:
     return "act" in inspect.signature(part.forward).parameters
@@ -197,12 +201,14 @@ class Sequential(Module):
 
     def forward(self, x: Any) -> Any:
         parts = list(self)
-        for i, part in enumerate(parts):
-            after = parts[i + 1] if i + 1 < len(parts) else None
-            if isinstance(after, Activation) and _takes_act(type(part)):
+        done = False  # whether the part before has computed this one too
+        for part, after in zip(parts, [*parts[1:], None], strict=True):
+            if done:
+                part.output_shape = tuple(x.shape[1:])
+                done = False
+            elif _is_act(after) and _takes_act(type(part)):
                 x = part(x, act=after.act, slope=after.slope)
-            elif i and isinstance(part, Activation) and _takes_act(type(parts[i - 1])):
-                part.output_shape = parts[i - 1].output_shape
+                done = True
             else:
                 x = part(x)
         return x
