@@ -149,7 +149,7 @@ def label(layer: Layer) -> str:
 
 def _trim(value: int, most: int) -> int:
     """At most about `most`, and the same modulo 4, so that the same accesses are vectors."""
-    return value if value <= most else most - most % 4 + value % 4
+    return min(value, math.ceil(most / 4) * 4 + value % 4)
 
 
 def _small_layer(z: Geometry, tile: Tile, op: str, batch: int) -> tuple[Geometry, int]:
@@ -188,8 +188,13 @@ def _arrays(op: str, z: Geometry, n: int) -> dict[str, Array]:
 
 
 def convolution(op: str, layer: Layer, batch: int = BATCH, tf32: bool = False) -> Case:
-    """conv2d, conv2d_dgrad or conv2d_wgrad (op) by gemm.cu, cut as plan.py cuts it."""
-    z = layer.geometry
+    """conv2d, conv2d_dgrad or conv2d_wgrad (op) by gemm.cu, cut as plan.py cuts it.
+
+    Where plan.py prefers GEMM + col2im for a dgrad, it is that GEMM, named `dgrad + col2im`.
+    """
+    z, name = layer.geometry, op + (" TF32" if tf32 else "")
+    if op == "conv2d_dgrad" and z.prefers_col2im(batch):
+        z, name = z.one_tap, "dgrad + col2im"
     plan = _plan(z, op, batch)
     defines = {op.upper(): 1, **plan.tile.defines, **({"TF32": 1} if tf32 else {})}
     kernel = Kernel(op, tuple((defines | asdict(z)).items()))
@@ -209,7 +214,7 @@ def convolution(op: str, layer: Layer, batch: int = BATCH, tf32: bool = False) -
     x, w, y = batch * z.C * z.H * z.W, z.K * z.C * z.R * z.S, batch * z.K * z.P * z.Q
     executed = math.prod(plan.grid) * plan.tile.bm * plan.tile.bn * plan.split_steps * plan.tile.bk
     return Case(
-        name=op + (" TF32" if tf32 else ""),
+        name=name,
         layer=label(layer),
         kernel=kernel,
         grid=plan.grid,
