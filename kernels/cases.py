@@ -17,7 +17,7 @@ import numpy as np
 
 from minigan.array import Array
 from minigan.kernels import cuda, sim
-from minigan.kernels.catalogue import rung_defines, rung_grid
+from minigan.kernels.catalogue import RUNGS, rung_defines, rung_grid
 from minigan.kernels.cuda import Kernel
 from minigan.kernels.plan import Geometry, Plan, Tile, choose
 from minigan.kernels.signatures import FOLDER, signatures
@@ -154,18 +154,30 @@ def _trim(value: int, most: int) -> int:
 
 def _small_layer(z: Geometry, tile: Tile, op: str, batch: int) -> tuple[Geometry, int]:
     """Fewer channels and images: two tiles of rows and columns, and a few steps of depth."""
-    deep = max(1, math.ceil(6 * tile.bk / (z.R * z.S)))  # channels
+    deep = 6 * tile.bk
+    pixels, unit, enough = z.P * z.Q, tile.bn, 2 * tile.bn  # of an image, and how many to have
     if op == "conv2d":
-        c, k = _trim(z.C, deep), _trim(z.K, 2 * tile.bm)
-        n = math.ceil(2 * tile.bn / (z.P * z.Q))
+        c, k = _trim(z.C, math.ceil(deep / (z.R * z.S))), _trim(z.K, 2 * tile.bm)
     elif op == "conv2d_dgrad":
         taps = math.ceil(z.R / z.SH) * math.ceil(z.S / z.SW)
-        c, k = _trim(z.C, 2 * tile.bm), _trim(z.K, math.ceil(6 * tile.bk / taps))
-        n = math.ceil(2 * tile.bn / (math.ceil(z.H / z.SH) * math.ceil(z.W / z.SW)))
+        c, k = _trim(z.C, 2 * tile.bm), _trim(z.K, math.ceil(deep / taps))
+        pixels = math.ceil(z.H / z.SH) * math.ceil(z.W / z.SW)
     else:
         c, k = _trim(z.C, math.ceil(2 * tile.bn / (z.R * z.S))), _trim(z.K, 2 * tile.bm)
-        n = math.ceil(6 * tile.bk / (z.P * z.Q))
-    return replace(z, C=c, K=k), min(batch, n)
+        unit, enough = tile.bk, deep
+    return replace(z, C=c, K=k), _images(pixels, unit, enough, batch)
+
+
+def _images(pixels: int, unit: int, enough: int, batch: int) -> int:
+    """How many images to run: at least `enough` pixels, filling tiles of `unit` as well as the
+    whole batch does."""
+
+    def filled(n: int) -> float:
+        return n * pixels / (math.ceil(n * pixels / unit) * unit)
+
+    first = math.ceil(enough / pixels)
+    few = [n for n in range(first, first + 8) if n < batch] or [batch]
+    return min(few, key=lambda n: round(abs(filled(n) - filled(batch)), 2))
 
 
 def _plan(z: Geometry, op: str, batch: int) -> Plan:
@@ -212,7 +224,7 @@ def convolution(op: str, layer: Layer, batch: int = BATCH, tf32: bool = False) -
         return Small(kernel, its.grid, its.block, arrays | scalars)
 
     x, w, y = batch * z.C * z.H * z.W, z.K * z.C * z.R * z.S, batch * z.K * z.P * z.Q
-    executed = math.prod(plan.grid) * plan.tile.bm * plan.tile.bn * plan.split_steps * plan.tile.bk
+    executed = _steps(plan) * plan.tile.bm * plan.tile.bn * plan.tile.bk
     return Case(
         name=name,
         layer=label(layer),
@@ -229,14 +241,17 @@ def convolution(op: str, layer: Layer, batch: int = BATCH, tf32: bool = False) -
 
 
 def _steps(plan: Plan) -> int:
-    return math.prod(plan.grid) * plan.split_steps
+    """Steps of the main loop in all blocks."""
+    x, y, _ = plan.grid
+    return x * y * plan.batch * plan.steps
 
 
 def rung(name: str, layer: Layer, batch: int = BATCH) -> Case:
     """conv2d by a kernel of ladder.cu."""
     z = layer.geometry
     little = replace(z, C=_trim(z.C, max(1, math.ceil(64 / (z.R * z.S)))), K=_trim(z.K, 64))
-    n = min(batch, math.ceil(256 / (z.P * z.Q)))
+    columns = RUNGS[name][0]
+    n = _images(z.P * z.Q, columns, max(256, columns), batch)
     defines = {"batch": n}
 
     def small() -> Small:
