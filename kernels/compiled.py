@@ -77,6 +77,7 @@ def prepare(progress: Callable[[int, int], None] | None = None) -> None:
                 dispatcher.compile(signature)
             except OSError as error:  # compiled, but not saved: a full disk, say
                 _tell_uncached(error)
+            dispatcher.disable_compile()  # other types are a bug here, not one more compilation
             if progress is not None:
                 progress(i + 1, len(_kernels))
         _ready = True
