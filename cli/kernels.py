@@ -142,11 +142,11 @@ def _chosen_checks(names: tuple[str, ...], device: str) -> list[Any]:
 def _show_outcomes(outcomes: list[Any], device: str) -> None:
     from minigan.cli.tables import print_table, table
 
-    shown = table("", "function", "case", "kernels", "error", "tolerance", right=("error",))
+    shown = table("", "function", "case", "error", "tolerance", right=("error",), gap=1)
     for o in outcomes:
         figures = ("-", "-") if o.failure else (f"{o.error:.1e}", f"{o.tolerance:.1e}")
         mark = "ok" if o.good else "!!"
-        shown.add_row(mark, o.name, o.what, ", ".join(o.launched), *figures)
+        shown.add_row(mark, o.name, o.what, *figures)
     print_table(shown)
     bad = [o for o in outcomes if not o.good]
     for o in bad:

@@ -219,7 +219,8 @@ def convolution(op: str, layer: Layer, batch: int = BATCH, tf32: bool = False) -
         out = list(arrays)[-1]
         if its.splits > 1:
             arrays[out] = _empty(its.splits, *arrays[out].shape)
-        scalars = {"batch": n, "splits": its.splits, "split_steps": its.split_steps}
+        scalars = {"bias": None, "batch": n}
+        scalars |= {"splits": its.splits, "split_steps": its.split_steps}
         kernel = Kernel(op, tuple((defines | asdict(little)).items()))
         return Small(kernel, its.grid, its.block, arrays | scalars)
 
@@ -249,7 +250,7 @@ def _steps(plan: Plan) -> int:
 def rung(name: str, layer: Layer, batch: int = BATCH) -> Case:
     """conv2d by a kernel of ladder.cu."""
     z = layer.geometry
-    little = replace(z, C=_trim(z.C, max(1, math.ceil(64 / (z.R * z.S)))), K=_trim(z.K, 64))
+    little = replace(z, C=_trim(z.C, math.ceil(160 / (z.R * z.S))), K=_trim(z.K, 64))
     columns = RUNGS[name][0]
     n = _images(z.P * z.Q, columns, max(256, columns), batch)
     defines = {"batch": n}
@@ -372,14 +373,14 @@ def _others() -> list[Case]:
         _direct(
             Kernel("col2im", tuple(asdict(z).items())), label(NETS["mnist-dcgan"][0]),
             (math.ceil(n * pixels / 256),),
-            {"cols": _random(n, *columns), "gx": _empty(n * pixels), "batch": n},
+            {"cols": _random(n, *columns), "bias": None, "gx": _empty(n * pixels), "batch": n},
             float(n * math.prod(columns)),
         ),
         _direct(
             Kernel("reduce_slices", (("BIAS", 0), ("ACT(x)", "(x)"))), f"{splits} × {size}",
             (math.ceil(size / 256),),
             {"partials": _random(splits, size), "bias": None, "out": _empty(size),
-             "slices": splits, "size": size, "n": size},
+             "slices": splits, "size": size, "n": size, "inner": 1},
             float(splits * size),
         ),
         _direct(
@@ -389,7 +390,8 @@ def _others() -> list[Case]:
         ),
         _direct(
             Kernel("philox_uniform"), f"{numbers} numbers", (blocks,),
-            {"out": _empty(numbers), "n": numbers, **key, "low": 0.0, "width": 1.0}, 3.0 * numbers,
+            {"out": _empty(numbers), "n": numbers, **key, "low": 0.0, "width": 1.0, "below": 1.0},
+            3.0 * numbers,
         ),
         _direct(
             Kernel("philox_normal"), f"{numbers} numbers", (blocks,),

@@ -118,7 +118,7 @@ class Counted:
 def counted(case: Case) -> Counted:
     """The counts of the small launch, scaled to the whole one."""
     counters = case.count()
-    loop = hot_loop(case.small().kernel, "sm_80").lines
+    loop = hot_loop(case.kernel, "sm_80").lines
     total, worst = Counts(), 1.0
     requests = counters.total.shared_requests
     for (_, line), counts in counters.lines.items():
