@@ -105,7 +105,7 @@ def conv2d_wgrad(
     return gw.reshape(k, c // groups, *taps)
 
 
-def matmul(x, b):
+def matmul(x: Array, b: Array) -> Array:
     """y = x @ b: x (...,n,k), b (...,k,m) -> y (...,n,m)"""
     return x @ b
 

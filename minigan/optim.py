@@ -352,8 +352,9 @@ class Adam(Optimizer):
         return ["m", "v"]
 
     def update(self, p: Array, g: Array, lr: float, step: int, s: State, options: Options) -> None:
+        beta1, beta2 = options["betas"]
         decay = options["weight_decay"] if self.decoupled else 0.0
-        kernels.adam(p, g, s["m"], s["v"], lr, *options["betas"], options["eps"], decay, step)
+        kernels.adam(p, g, s["m"], s["v"], lr, beta1, beta2, options["eps"], decay, step)
 
 
 class AdamW(Adam):
