@@ -242,6 +242,8 @@ def _compile(
     name = name or kernels[0]
     if name not in kernels:
         raise Refused(f"{file}: no kernel {name}; it has {', '.join(kernels) or 'none'}")
+    if re.search(rf"template\s*<[^;{{]*>\s*__global__[^;{{]*\b{re.escape(name)}\s*\(", source):
+        raise Refused(f"{file}: {name} is a template: write its types out, so that it is compiled")
     given: dict[str, str] = {}
     for define in defines:
         key, equals, value = define.partition("=")
@@ -254,6 +256,8 @@ def _compile(
         lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
         first = next((line for line in lines if "error" in line), lines[0] if lines else "")
         first = first.replace(str(file.resolve()), str(file))
+        if "cannot open source" in first or "<<<" in first:
+            first += "; give the kernels alone, without #include and main: CUDA's own are known"
         more = sum("error:" in line for line in lines) - 1
         raise Refused(
             f"{file} does not compile: {first}" + (f" (and {more} more)" if more > 0 else "")
@@ -305,9 +309,10 @@ def _arguments(module: Module, name: str, args: tuple[str, ...], seed: int) -> d
 
 def _explain(fault: Fault, source: str, as_json: bool) -> None:
     """Say what went wrong, for someone who meets it for the first time."""
-    from minigan.kernels.explain import LESSONS, excerpt, other_lines
+    from minigan.kernels.explain import excerpt, lesson, other_lines
 
-    lesson, detail = LESSONS.get(fault.kind), str(fault).partition(": ")[2].partition("\n")[2]
+    why, mend = lesson(fault)
+    detail = str(fault).partition(": ")[2].partition("\n")[2]
     detail = detail.partition(": ")[2]
     if as_json:
         found = {
@@ -316,8 +321,8 @@ def _explain(fault: Fault, source: str, as_json: bool) -> None:
             "block": fault.block,
             "thread": fault.thread,
             "detail": detail,
-            "why": lesson.why if lesson else "",
-            "mend": lesson.mend if lesson else "",
+            "why": why,
+            "mend": mend,
         }
         click.echo(json.dumps({"kernel": fault.kernel, "fault": found}, indent=2))
         return
@@ -332,8 +337,8 @@ def _explain(fault: Fault, source: str, as_json: bool) -> None:
         click.echo(f"{'>' if marked else ' '} {number:>4}  {text}")
         last = number
     parts = [("What happened", f"thread {thread} of block {block} {detail}.")]
-    if lesson:
-        parts += [("Why it is a bug", lesson.why), ("What to do", lesson.mend)]
+    if why:
+        parts += [("Why it is a bug", why), ("What to do", mend)]
     width = min(shutil.get_terminal_size((100, 24)).columns, 100)
     for title, text in parts:
         body = textwrap.fill(text, width, initial_indent="  ", subsequent_indent="  ")

@@ -82,6 +82,33 @@ LESSONS = {
 }
 
 
+_DYNAMIC = Lesson(
+    "An `extern __shared__` array has as many bytes as the launch gives it: this one gave none.",
+    "Give the bytes with --shared: for a float a thread, 4 times the block. In CUDA it is the "
+    "third number of <<<grid, block, bytes>>>.",
+)
+
+_UPDATE = Lesson(
+    "One line both reads and writes here. Between the read of one thread and its write, another "
+    "thread may read the old value too: then one of the two updates is lost.",
+    "Use atomicAdd (or atomicMax, atomicExch...), which reads and writes in one; or have each "
+    "thread work on a place of its own, and add those up after a __syncthreads() or in a second "
+    "kernel.",
+)
+
+
+def lesson(fault: Fault) -> Lesson:
+    """What there is to learn from a fault."""
+    text = str(fault)
+    if "shared memory of 0 bytes" in text:
+        return _DYNAMIC
+    if fault.kind.startswith("race") and re.search(rf"\bread\b in line {fault.line}\b", text):
+        return _UPDATE
+    if fault.kind == "race between blocks" and "__syncthreads()" in text:
+        return LESSONS["race"]  # the lane that it tells of races within its block too
+    return LESSONS.get(fault.kind, Lesson("", ""))
+
+
 def other_lines(fault: Fault) -> list[int]:
     """Lines beside fault.line that the message names: the other party of a race."""
     detail = str(fault).partition("\n")[2]

@@ -178,6 +178,7 @@ BUGS = {
         "(float2: of 8)",
     ),
     "read of unwritten memory": ("__shared__ float t[256]; y[i] = t[threadIdx.x];", "Write it"),
+    "race": ("y[blockIdx.x] += x[i];", "Use atomicAdd"),
     "barrier not reached by all": ("if (i % 2) __syncthreads();", "Move the barrier out"),
 }
 
@@ -195,6 +196,19 @@ def test_each_fault_is_explained(kind, write):
     fault = json.loads(done.out)["fault"]
     assert (done.code, fault["kind"], fault["line"]) == (1, kind, 3)
     assert advice in fault["why"] + fault["mend"]
+
+
+def test_dynamic_shared_memory_must_be_given(write):
+    source = """__global__ void mine(float* y) {
+    extern __shared__ float part[];
+    part[threadIdx.x] = 1;
+    y[threadIdx.x] = part[threadIdx.x];
+}
+"""
+    args = ("--grid", "1", "--block", "32", "--arg", "y=empty(32)")
+    done = here("kernels", "run", write(source), *args)
+    assert done.code == 1 and "Give the bytes with --shared" in done.out
+    assert here("kernels", "run", write(source), *args, "--shared", "128").code == 0
 
 
 def test_every_kind_of_fault_has_a_lesson():
@@ -261,6 +275,10 @@ def test_run_refuses_files_in_words(write, tmp_path):
     wrong = write(ADD.replace("int i =", "itn i ="))
     done = here("kernels", "run", wrong, *ADD_ARGS)
     assert refused(done, "mine.cu does not compile", "mine.cu(2): error", "itn")
+    program = write("#include <cstdio>\n" + ADD)
+    assert refused(here("kernels", "run", program, *ADD_ARGS), "give the kernels alone")
+    template = write(ADD.replace("__global__", "template <class T> __global__"))
+    assert refused(here("kernels", "run", template, *ADD_ARGS), "add is a template")
 
 
 # ---- report -------------------------------------------------------------------------------------
