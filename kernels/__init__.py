@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,13 @@ def backend(x: Any) -> str:
     return _host if xp_of(x) is np else "cuda"
 
 
+@cache
+def _load(name: str) -> Any:
+    return importlib.import_module(f"minigan.kernels.{_MODULES[name]}")
+
+
 def _module(x: Any) -> Any:
-    return importlib.import_module(f"minigan.kernels.{_MODULES[backend(x)]}")
+    return _load(backend(x))
 
 
 def set_host(name: str) -> None:
@@ -77,7 +83,7 @@ def warm_up(progress: Callable[[int, int], None] | None = None) -> None:
     and what runs without this call, is ready at once or when first used.
     """
     if _host == "cpu":
-        importlib.import_module("minigan.kernels.cpu").warm_up(progress)
+        _load("cpu").warm_up(progress)
 
 
 def conv2d(x: Any, w: Any, stride: Pair, pad: Pads, dilation: Pair, groups: int) -> Any:
