@@ -323,6 +323,6 @@ def spin(counter, least, turns, reached):  # type: ignore[no-untyped-def]
     """reached[0] = 1 as soon as counter[0] is `least` or more, 0 if that takes too many turns"""
     reached[0] = 0
     for _ in range(turns):
-        if _load(counter) >= least:
+        if _load(counter) >= least:  # type: ignore[call-arg]
             reached[0] = 1
             return

@@ -133,8 +133,8 @@ class _Worker:
         while self.done.count[0] < self.started:
             try:
                 self.done.wait(self.started, spinning=True)
-            except BaseException as error:
-                interrupt = error
+            except BaseException as signalled:
+                interrupt = signalled
         error, self.error = self.error, None
         return interrupt or error
 
@@ -165,7 +165,7 @@ def run(task: Task, shards: int) -> None:
                 task(0)
             except BaseException as error:
                 errors.append(error)
-            errors += [error for worker in started if (error := worker.wait())]
+            errors += [failed for worker in started if (failed := worker.wait())]
         finally:
             _free.release()
         if errors:

@@ -7,7 +7,7 @@ that is a Module. Names are those of PyTorch: the attributes, joined by dots.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, TypeGuard
 
@@ -175,8 +175,8 @@ def _is_act(part: Module | None) -> TypeGuard[Activation]:
 
 
 @cache
-def _takes_act(part: type[Module]) -> bool:
-    return "act" in inspect.signature(part.forward).parameters
+def _takes_act(forward: Callable[..., Any]) -> bool:
+    return "act" in inspect.signature(forward).parameters
 
 
 class Sequential(Module):
@@ -206,7 +206,7 @@ class Sequential(Module):
             if done:
                 part.output_shape = tuple(x.shape[1:])
                 done = False
-            elif _is_act(after) and _takes_act(type(part)):
+            elif _is_act(after) and _takes_act(type(part).forward):
                 x = part(x, act=after.act, slope=after.slope)
                 done = True
             else:
