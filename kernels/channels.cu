@@ -4,14 +4,16 @@
 // Reduction  A channel's M = batch · INNER elements are cut into slices of SLICE. Block (s, c)
 //            holds slice s of channel c in registers, reduces it, and leaves one partial result at
 //            partials[s·C + c]. The kernel that follows adds the partials, each block for itself
-//            and in the same order: no atomics, no third launch.
+//            and in the same order: no atomics, no third launch. A channel that is one slice needs
+//            no second kernel: batch_norm and batch_norm_backward keep it in registers.
 // Threads    Thread t of a block holds elements t, t + THREADS, ... of its slice: coalesced if
 //            INNER ≥ 8; with INNER = 1 (linear layers, small) a warp reads 32 sectors.
 // Launch     grid (⌈M / SLICE⌉, C), block THREADS; bias_act: grid ⌈x.size / THREADS⌉.
-// Rung       Bandwidth-bound: batch_norm reads x twice and writes y once, batch_norm_backward
-//            reads g, x, y twice and writes gx once.
-// Defines    C INNER, and as needed BIAS and WEIGHT (1: the array is there, 0: it is not read),
-//            ACT(x), and ACT_GRAD(y): act'(x) from y = act(x).
+// Rung       Bandwidth-bound: a channel of one slice is read and written once; of several, the two
+//            forward kernels read x twice, the two backward ones g, x and y twice.
+// Defines    C INNER, THREADS (256, 512 or 1024), and as needed BIAS and WEIGHT (1: the array is
+//            there, 0: it is not read), ACT(x), ACT_GRAD(y): act'(x) from y = act(x), and GX (0: of
+//            bias_act_backward gbias alone is wanted).
 
 #ifndef C
 #define C 3
@@ -27,8 +29,13 @@
 #define ACT(x) (x)
 #define ACT_GRAD(y) (1.0f)
 #endif
+#ifndef GX
+#define GX 1
+#endif
+#ifndef THREADS
+#define THREADS 256
+#endif
 
-constexpr unsigned THREADS = 256;
 constexpr unsigned PER_THREAD = 16;
 constexpr unsigned SLICE = THREADS * PER_THREAD;
 
@@ -71,7 +78,7 @@ bias_act(const float* x, const float* bias, float* y, unsigned n) {
     y[i] = ACT(v);
 }
 
-// gx = g · act'(y), and a slice's share of gbias[c] = Σ gx
+// gx = g · act'(y), and a slice's share of gbias[c] = Σ gx: all of it if there is one slice
 extern "C" __global__ void __launch_bounds__(THREADS)
 bias_act_backward(const float* g, const float* y, float* gx, float* partials, unsigned m) {
     unsigned c = blockIdx.y;
@@ -80,7 +87,7 @@ bias_act_backward(const float* g, const float* y, float* gx, float* partials, un
         if (element(i) >= m) break;
         unsigned at = offset(element(i), c);
         float v = g[at] * ACT_GRAD(y[at]);
-        gx[at] = v;
+        if (GX) gx[at] = v;
         sum += v;
     }
     sum = block_sum(sum);
@@ -142,6 +149,38 @@ batch_norm_apply(const float* x, const float* weight, const float* bias, const f
     }
 }
 
+// Both in one, for a channel of one slice.
+extern "C" __global__ void __launch_bounds__(THREADS)
+batch_norm(const float* x, const float* weight, const float* bias, float* y, float* mean,
+           float* rstd, unsigned m, float eps) {
+    unsigned c = blockIdx.y;
+    float v[PER_THREAD], origin = x[offset(0, c)];
+    float sum = 0.0f, squares = 0.0f;
+#pragma unroll
+    for (unsigned i = 0; i < PER_THREAD; i++) {
+        v[i] = element(i) < m ? x[offset(element(i), c)] - origin : 0.0f;
+        sum += v[i];
+    }
+    float from_origin = block_sum(sum) / m;
+#pragma unroll
+    for (unsigned i = 0; i < PER_THREAD; i++) {
+        v[i] -= from_origin;
+        squares += element(i) < m ? v[i] * v[i] : 0.0f;
+    }
+    float r = 1.0f / sqrtf(block_sum(squares) / m + eps);
+
+    float scale = WEIGHT ? weight[c] : 1.0f, shift = BIAS ? bias[c] : 0.0f;
+#pragma unroll
+    for (unsigned i = 0; i < PER_THREAD; i++) {
+        float normalised = v[i] * r * scale + shift;
+        if (element(i) < m) y[offset(element(i), c)] = ACT(normalised);
+    }
+    if (threadIdx.x == 0) {
+        mean[c] = origin + from_origin;
+        rstd[c] = r;
+    }
+}
+
 // With ga = g · act'(y) and x̂ = (x - mean) · rstd: a slice's share of Σ ga·x̂ and of Σ ga.
 extern "C" __global__ void __launch_bounds__(THREADS)
 batch_norm_backward_sums(const float* g, const float* x, const float* y, const float* mean,
@@ -188,6 +227,38 @@ batch_norm_backward_apply(const float* g, const float* x, const float* y, const 
         gx[at] = scale * (ga - mean_gbias - (x[at] - mu) * r * mean_gweight);
     }
     if (blockIdx.x == 0 && threadIdx.x == 0) {
+        gweight[c] = sum_gweight;
+        gbias[c] = sum_gbias;
+    }
+}
+
+// Both in one, for a channel of one slice.
+extern "C" __global__ void __launch_bounds__(THREADS)
+batch_norm_backward(const float* g, const float* x, const float* y, const float* weight,
+                    const float* mean, const float* rstd, float* gx, float* gweight, float* gbias,
+                    unsigned m) {
+    unsigned c = blockIdx.y;
+    float mu = mean[c], r = rstd[c], ga[PER_THREAD], xhat[PER_THREAD];
+    float sum_gweight = 0.0f, sum_gbias = 0.0f;
+#pragma unroll
+    for (unsigned i = 0; i < PER_THREAD; i++) {
+        bool inside = element(i) < m;
+        unsigned at = offset(inside ? element(i) : 0, c);
+        ga[i] = inside ? g[at] * ACT_GRAD(y[at]) : 0.0f;
+        xhat[i] = (x[at] - mu) * r;
+        sum_gweight += ga[i] * xhat[i];
+        sum_gbias += ga[i];
+    }
+    sum_gweight = block_sum(sum_gweight);
+    sum_gbias = block_sum(sum_gbias);
+
+    float scale = WEIGHT ? weight[c] * r : r;
+    float mean_gweight = sum_gweight / m, mean_gbias = sum_gbias / m;
+#pragma unroll
+    for (unsigned i = 0; i < PER_THREAD; i++)
+        if (element(i) < m)
+            gx[offset(element(i), c)] = scale * (ga[i] - mean_gbias - xhat[i] * mean_gweight);
+    if (threadIdx.x == 0) {
         gweight[c] = sum_gweight;
         gbias[c] = sum_gbias;
     }

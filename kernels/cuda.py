@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -72,6 +72,15 @@ class Launch:
 
 
 _logs: list[list[Launch]] = []
+_checks = True
+
+
+def set_checks(enabled: bool) -> bool:
+    """Whether sim looks for races, stray accesses and the like from now on, which takes three times
+    as long. Returns whether it did."""
+    global _checks
+    previous, _checks = _checks, enabled
+    return previous
 
 
 @contextmanager
@@ -118,8 +127,8 @@ def _execute_on_sim(
 ) -> None:
     from minigan.kernels import sim
 
-    path = FOLDER / signature.file
-    sim.run(path, kernel.name, grid, block, *args, defines=dict(kernel.defines))
+    module = sim.load(FOLDER / signature.file, defines=dict(kernel.defines))
+    module.launch(kernel.name, grid, block, *args, checks=_checks)
 
 
 def _execute_on_gpu(
@@ -228,31 +237,57 @@ def _blocks(n: int) -> Dims:
     return (math.ceil(n / 256),)
 
 
+class Epilogue(NamedTuple):
+    """What becomes of a product: act(product + bias), the bias along one axis of the output."""
+
+    bias: Array | None = None
+    act: str = "linear"
+    slope: float = 0.0
+
+    def checked(self, op: str, size: int) -> Epilogue:
+        """It, its bias contiguous.   size: that the bias must have."""
+        if self.bias is None:
+            return self
+        (bias,) = _float32(op, bias=self.bias)
+        _expect(op, "bias", bias, (size,))
+        return self._replace(bias=bias)
+
+    @property
+    def defines(self) -> dict[str, Any]:
+        act = _activation(self.act, self.slope)["ACT(x)"]
+        return {"BIAS": int(self.bias is not None), "ACT(x)": act}
+
+
 def _product(
     kernel: str,
-    operands: Sequence[Array | None],
+    operands: Sequence[Array],
     out: Array,
     plan: Plan,
     sizes: Sequence[int],
     defines: Mapping[str, Any],
-    epilogue: Mapping[str, Any] | None = None,
-    bias: Array | None = None,
+    epilogue: Epilogue | None = None,
+    channels: Dims = (1, 1),
 ) -> None:
-    """Launch a product of gemm.cu; with splits, into slices that reduce_slices then adds."""
-    epilogue = epilogue or {}
+    """Launch a product of gemm.cu; with splits, into slices that reduce_slices then adds.
+
+    epilogue: None for a kernel that has none.   channels: (n, inner), see reduce.cu.
+    """
     split = plan.splits > 1
     slices = _workspace(out, (plan.splits, *out.shape)) if split else out
     if slices.size >= 2**31:
         raise ValueError(f"{kernel}: {slices.size} partial sums, more than 32-bit indices reach")
-    defines = {kernel.upper(): 1, **plan.tile.defines, **defines, **({} if split else epilogue)}
+    defines = {kernel.upper(): 1, **plan.tile.defines, **defines}
     if _tf32 and plan.tile.tm >= 4:  # the smallest tile is narrower than a tensor core's
         defines["TF32"] = 1
-    args = (*operands, slices, *sizes, plan.splits, plan.split_steps)
+    last = epilogue or Epilogue()
+    if epilogue and not split:
+        defines |= epilogue.defines
+    biases = (None if split else epilogue.bias,) if epilogue else ()
+    args = (*operands, *biases, slices, *sizes, plan.splits, plan.split_steps)
     launch(_kernel(kernel, **defines), plan.grid, plan.block, args)
     if split:
-        reduce = _kernel("reduce_slices", **epilogue)
-        args = (slices, bias, out, plan.splits, out.size, out.shape[-1])
-        launch(reduce, _blocks(out.size), (256,), args)
+        args = (slices, last.bias, out, plan.splits, out.size, *channels)
+        launch(_kernel("reduce_slices", **last.defines), _blocks(out.size), (256,), args)
 
 
 # ---- The contract, as in reference.py -----------------------------------------------------------
@@ -278,16 +313,11 @@ def matmul(
     (n, k), m = x.shape[-2:], b.shape[-1]
     x, x_step, x_transposed = _matrices(x, "x", batch)
     b, b_step, b_transposed = _matrices(b, "b", batch)
-    if bias is not None:
-        (bias,) = _float32("matmul", bias=bias)
-        _expect("matmul", "bias", bias, (m,))
+    epilogue = Epilogue(bias, act, slope).checked("matmul", m)
     out = _empty(x, (*batch, n, m))
-    layout = {"TRANS_A": x_transposed, "TRANS_B": b_transposed, "ALIGNED": int(m % 4 == 0)}
-    epilogue = {"BIAS": int(bias is not None), "ACT(x)": _activation(act, slope)["ACT(x)"]}
+    defines = {"TRANS_A": x_transposed, "TRANS_B": b_transposed, "ALIGNED": int(m % 4 == 0)}
     plan = choose(n, m, k, math.prod(batch))
-    sizes = (n, m, k, x_step, b_step)
-    defines = layout | {"BIAS": 0, "ACT(x)": "(x)"}
-    _product("matmul", (x, b, bias), out, plan, sizes, defines, epilogue, bias)
+    _product("matmul", (x, b), out, plan, (n, m, k, x_step, b_step), defines, epilogue, (m, 1))
     return out
 
 
@@ -303,29 +333,39 @@ def _matrices(a: Array, name: str, batch: Dims) -> tuple[Array, int, int]:
     return a, size if math.prod(lead) != 1 else 0, int(transposed)
 
 
-def conv2d(x: Array, w: Array, stride: Pair, pad: Pads, dilation: Pair, groups: int) -> Array:
+def conv2d(
+    x: Array, w: Array, stride: Pair, pad: Pads, dilation: Pair, groups: int,
+    epilogue: Epilogue | None = None,
+) -> Array:  # fmt: skip
     x, w = _float32("conv2d", x=x, w=w)
     _expect("conv2d", "w", w, (len(w), x.shape[1] // groups, *w.shape[2:]))
     z = Geometry.of(x.shape, w.shape, stride, pad, dilation, groups)
     y = _empty(x, (len(x), z.K, z.P, z.Q))
-    _product("conv2d", (x, w), y, z.plan_forward(len(x)), (len(x),), asdict(z))
+    epilogue = (epilogue or Epilogue()).checked("conv2d", z.K)
+    plan, channels = z.plan_forward(len(x)), (z.K, z.P * z.Q)
+    _product("conv2d", (x, w), y, plan, (len(x),), asdict(z), epilogue, channels)
     return y
 
 
 def conv2d_dgrad(
-    g: Array, w: Array, size: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int
-) -> Array:
+    g: Array, w: Array, size: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int,
+    epilogue: Epilogue | None = None,
+) -> Array:  # fmt: skip
     g, w = _float32("conv2d_dgrad", g=g, w=w)
     n = len(g)
     gx = _empty(g, (n, w.shape[1] * groups, *size))
     z = Geometry.of(gx.shape, w.shape, stride, pad, dilation, groups)
     _expect("conv2d_dgrad", "g", g, (n, z.K, z.P, z.Q))
+    epilogue = (epilogue or Epilogue()).checked("conv2d_dgrad", z.C)
     if not z.prefers_col2im(n):
-        _product("conv2d_dgrad", (g, w), gx, z.plan_dgrad(n), (n,), asdict(z))
+        plan, channels = z.plan_dgrad(n), (z.C, z.H * z.W)
+        _product("conv2d_dgrad", (g, w), gx, plan, (n,), asdict(z), epilogue, channels)
         return gx
     cols = _workspace(g, (n, z.C * z.R * z.S, z.P, z.Q))
-    _product("conv2d_dgrad", (g, w), cols, z.one_tap.plan_dgrad(n), (n,), asdict(z.one_tap))
-    launch(_kernel("col2im", **asdict(z)), _blocks(gx.size), (256,), (cols, gx, n))
+    plan, defines = z.one_tap.plan_dgrad(n), asdict(z.one_tap)
+    _product("conv2d_dgrad", (g, w), cols, plan, (n,), defines, Epilogue())
+    col2im = _kernel("col2im", **asdict(z), **epilogue.defines)
+    launch(col2im, _blocks(gx.size), (256,), (cols, epilogue.bias, gx, n))
     return gx
 
 
@@ -340,13 +380,15 @@ def conv2d_wgrad(
     return gw
 
 
-def _slices(m: int) -> int:
-    """Slices of a channel of m elements; see channels.cu."""
-    return math.ceil(m / 4096)
+def _by_channel(x: Array) -> tuple[int, int, int, dict[str, int]]:
+    """(channels, elements of each, slices of each, definitions) for channels.cu.
 
-
-def _per_channel(x: Array) -> dict[str, int]:
-    return {"C": x.shape[1], "INNER": math.prod(x.shape[2:])}
+    One slice if a block can hold it: 16 elements a thread.
+    """
+    c, m = x.shape[1], x.size // x.shape[1]
+    threads = next((t for t in (256, 512, 1024) if m <= 16 * t), 256)
+    defines = {"C": c, "INNER": math.prod(x.shape[2:]), "THREADS": threads}
+    return c, m, math.ceil(m / (16 * threads)), defines
 
 
 def bias_act(x: Array, bias: Array | None, act: str, slope: float) -> Array:
@@ -355,23 +397,25 @@ def bias_act(x: Array, bias: Array | None, act: str, slope: float) -> Array:
         (bias,) = _float32("bias_act", bias=bias)
         _expect("bias_act", "bias", bias, (x.shape[1],))
     y = _empty(x, x.shape)
-    defines = _per_channel(x) | {"BIAS": int(bias is not None)} | _activation(act, slope)
-    args = (x, bias, y, x.size)
-    launch(_kernel("bias_act", **defines), _blocks(x.size), (256,), args)
+    defines = {"C": x.shape[1], "INNER": math.prod(x.shape[2:]), "BIAS": int(bias is not None)}
+    kernel = _kernel("bias_act", **defines, **_activation(act, slope))
+    launch(kernel, _blocks(x.size), (256,), (x, bias, y, x.size))
     return y
 
 
 def bias_act_backward(g: Array, y: Array, act: str, slope: float) -> tuple[Array, Array]:
     g, y = _float32("bias_act_backward", g=g, y=y)
     _expect("bias_act_backward", "g", g, y.shape)
-    c, m = y.shape[1], y.size // y.shape[1]
-    slices = _slices(m)
-    gx, partials = _empty(y, y.shape), _workspace(y, (slices, c))
-    kernel = _kernel("bias_act_backward", **_per_channel(y), **_activation(act, slope))
-    launch(kernel, (slices, c), (256,), (g, y, gx, partials, m))
+    c, m, slices, defines = _by_channel(y)
+    gx = g if act == "linear" else _empty(y, y.shape)
     gbias = _empty(y, (c,))
-    args = (partials, None, gbias, slices, c, c)
-    launch(_kernel("reduce_slices"), _blocks(c), (256,), args)
+    partials = _workspace(y, (slices, c)) if slices > 1 else gbias
+    defines |= _activation(act, slope) | {"GX": int(gx is not g)}
+    args = (g, y, None if gx is g else gx, partials, m)
+    launch(_kernel("bias_act_backward", **defines), (slices, c), (defines["THREADS"],), args)
+    if slices > 1:
+        args = (partials, None, gbias, slices, c, c, 1)
+        launch(_kernel("reduce_slices"), _blocks(c), (256,), args)
     return gx, gbias
 
 
@@ -379,22 +423,24 @@ def batch_norm(
     x: Array, weight: Array | None, bias: Array | None, eps: float, act: str, slope: float
 ) -> tuple[Array, Array, Array]:
     (x,) = _float32("batch_norm", x=x)
-    c, m = x.shape[1], x.size // x.shape[1]
-    slices = _slices(m)
-    if weight is not None:
-        (weight,) = _float32("batch_norm", weight=weight)
-        _expect("batch_norm", "weight", weight, (c,))
-    if bias is not None:
-        (bias,) = _float32("batch_norm", bias=bias)
-        _expect("batch_norm", "bias", bias, (c,))
-    means, squares = (_workspace(x, (slices, c)) for _ in range(2))
+    c, m, slices, defines = _by_channel(x)
+    for name, a in (("weight", weight), ("bias", bias)):
+        if a is not None:
+            _expect("batch_norm", name, a, (c,))
+    weight, bias = (None if a is None else _float32("batch_norm", a=a)[0] for a in (weight, bias))
     mean, rstd = (_empty(x, (c,)) for _ in range(2))
     y = _empty(x, x.shape)
-    defines = _per_channel(x) | _activation(act, slope)
+    defines |= _activation(act, slope)
     defines |= {"WEIGHT": int(weight is not None), "BIAS": int(bias is not None)}
-    launch(_kernel("batch_norm_stats", **defines), (slices, c), (256,), (x, means, squares, m))
+    grid, block = (slices, c), (defines["THREADS"],)
+    if slices == 1:
+        args = (x, weight, bias, y, mean, rstd, m, eps)
+        launch(_kernel("batch_norm", **defines), grid, block, args)
+        return y, mean, rstd
+    means, squares = (_workspace(x, (slices, c)) for _ in range(2))
+    launch(_kernel("batch_norm_stats", **defines), grid, block, (x, means, squares, m))
     args = (x, weight, bias, means, squares, y, mean, rstd, m, eps)
-    launch(_kernel("batch_norm_apply", **defines), (slices, c), (256,), args)
+    launch(_kernel("batch_norm_apply", **defines), grid, block, args)
     return y, mean, rstd
 
 
@@ -403,22 +449,60 @@ def batch_norm_backward(
     slope: float,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     g, x, y, mean, rstd = _float32("batch_norm_backward", g=g, x=x, y=y, mean=mean, rstd=rstd)
-    c, m = x.shape[1], x.size // x.shape[1]
-    slices = _slices(m)
+    c, m, slices, defines = _by_channel(x)
     for name, a, shape in (("g", g, x.shape), ("y", y, x.shape), ("mean", mean, (c,))):
         _expect("batch_norm_backward", name, a, shape)
     if weight is not None:
         (weight,) = _float32("batch_norm_backward", weight=weight)
         _expect("batch_norm_backward", "weight", weight, (c,))
-    partials = [_workspace(x, (slices, c)) for _ in range(2)]
     gweight, gbias = (_empty(x, (c,)) for _ in range(2))
     gx = _empty(x, x.shape)
-    defines = _per_channel(x) | _activation(act, slope) | {"WEIGHT": int(weight is not None)}
+    defines |= _activation(act, slope) | {"WEIGHT": int(weight is not None)}
+    grid, block = (slices, c), (defines["THREADS"],)
+    if slices == 1:
+        args = (g, x, y, weight, mean, rstd, gx, gweight, gbias, m)
+        launch(_kernel("batch_norm_backward", **defines), grid, block, args)
+        return gx, gweight, gbias
+    partials = [_workspace(x, (slices, c)) for _ in range(2)]
     sums = _kernel("batch_norm_backward_sums", **defines)
-    launch(sums, (slices, c), (256,), (g, x, y, mean, rstd, *partials, m))
+    launch(sums, grid, block, (g, x, y, mean, rstd, *partials, m))
     args = (g, x, y, weight, mean, rstd, *partials, gx, gweight, gbias, m)
-    launch(_kernel("batch_norm_backward_apply", **defines), (slices, c), (256,), args)
+    launch(_kernel("batch_norm_backward_apply", **defines), grid, block, args)
     return gx, gweight, gbias
+
+
+def bce_with_logits(x: Array, target: float) -> tuple[Array, Array]:
+    (x,) = _float32("bce_with_logits", x=x)
+    loss, gx = _empty(x, ()), _empty(x, x.shape)
+    launch(_kernel("bce_with_logits"), (1,), (256,), (x, loss, gx, x.size, target))
+    return loss, gx
+
+
+def logit_figures(real: Array, fake: Array) -> Array:
+    real, fake = _float32("logit_figures", real=real, fake=fake)
+    figures = _empty(real, (6,))
+    args = (real, fake, figures, real.size, fake.size)
+    launch(_kernel("logit_figures"), (1,), (256,), args)
+    return figures
+
+
+def pack(arrays: Sequence[Array], starts: Sequence[int], flat: Array) -> None:
+    (_,) = _float32("pack", flat=flat)
+    for first in range(0, len(arrays), 8):
+        named = {f"arrays[{first + i}]": a for i, a in enumerate(arrays[first : first + 8])}
+        some, empty = _float32("pack", **named), [0] * (8 - len(named))
+        layout = {
+            "SIZES": ",".join(map(str, [a.size for a in some] + empty)),
+            "STARTS": ",".join(map(str, [*starts[first : first + len(some)], *empty])),
+        }
+        grid = (*_blocks(max(a.size for a in some)), len(some))
+        launch(_kernel("pack", **layout), grid, (256,), (*some, *[None] * len(empty), flat))
+
+
+def average(a: Array, p: Array, blend: float) -> None:
+    _expect("average", "p", p, a.shape)
+    numbers = xp_of(a).asarray(np.array([blend], np.float32))
+    launch(_kernel("average"), _blocks(a.size), (256,), (a, p, numbers, a.size))
 
 
 def adam_hyper(
@@ -455,7 +539,8 @@ def philox_uniform(
 
     key: (seed, 64-bit key of the stream's name). first_block: 1 + the blocks of 8 already drawn.
     """
-    args = (out, out.size, *key, step, first_block, low, high - low)
+    below = np.nextafter(np.float32(high), np.float32(low))
+    args = (out, out.size, *key, step, first_block, low, high - low, below)
     launch(_kernel("philox_uniform"), (math.ceil(out.size / 2048),), (256,), args)
 
 

@@ -26,6 +26,8 @@
 //            defined, conv2d); the tile BM BN BK TM TN; for the convolutions
 //            C H W K R S P Q, SH SW (stride), TOP LEFT (pad), DH DW (dilation), GROUPS.
 //            All indices fit in 32 bits: the launcher refuses larger arrays.
+// Epilogue   BIAS (1: add bias[k] to conv2d, bias[c] to conv2d_dgrad, bias[n] to matmul, 0: it is not
+//            read) and ACT(x), an activation. With splits they are left to reduce_slices.
 
 #ifndef BM
 #define BM 64
@@ -37,6 +39,12 @@
 
 #ifndef TF32
 #define TF32 0
+#endif
+#ifndef BIAS
+#define BIAS 0
+#endif
+#ifndef ACT
+#define ACT(x) (x)
 #endif
 #if TF32 && __CUDA_ARCH__ < 800
 #error "TF32 needs compute capability 8.0"
@@ -270,6 +278,17 @@ __device__ __forceinline__ void store(const float (&acc)[TM][TN], const Out& out
         }
 }
 
+// What becomes of the sum v of row or column i, to which bias[i] belongs.
+__device__ __forceinline__ float finish(float v, const float* bias, unsigned i) {
+    if (BIAS) v += bias[i];
+    return ACT(v);
+}
+
+__device__ __forceinline__ float4 finish(float4 v, const float* bias, unsigned i) {
+    return make_float4(finish(v.x, bias, i), finish(v.y, bias, i), finish(v.z, bias, i),
+                       finish(v.w, bias, i));
+}
+
 __device__ __forceinline__ float* split_slice(float* out, unsigned splits, int out_size) {
     return out + static_cast<long long>(blockIdx.z % splits) * out_size;
 }
@@ -277,17 +296,14 @@ __device__ __forceinline__ float* split_slice(float* out, unsigned splits, int o
 // ---- out[m,n] = act(Σ_k a[m,k] · b[k,n] + bias[n]) ----------------------------------------------
 //
 // A batch of them: the matrices of item i start at a + i · a_step and b + i · b_step.
-// -DTRANS_A=1: a is stored (k,m).  -DTRANS_B=1: b is stored (n,k).  -DBIAS=1: add bias.
-// -DACT(x)=...: an activation. Bias and activation are for one split alone.
+// -DTRANS_A=1: a is stored (k,m).  -DTRANS_B=1: b is stored (n,k).
 // -DALIGNED=1: n is a multiple of 4, a row's groups of 4 are stored as float4.
 
 #ifdef MATMUL
 #ifndef TRANS_A
 #define TRANS_A 0
 #define TRANS_B 0
-#define BIAS 0
 #define ALIGNED 0
-#define ACT(x) (x)
 #endif
 
 template <bool CONTIGUOUS>
@@ -307,23 +323,21 @@ struct MatrixOut {
     const float* bias;
     unsigned m, n;
 
-    __device__ float finish(float v, unsigned col) const {
-        v += BIAS ? bias[col] : 0.0f;
-        return ACT(v);
-    }
+    __device__ float finished(float v, unsigned col) const { return finish(v, bias, col); }
 
     __device__ void store(unsigned row, unsigned col, float4 v) const {
         if (row >= m) return;
         float* to = data + row * n + col;
         if (ALIGNED) {
             if (col >= n) return;
-            *reinterpret_cast<float4*>(to) = make_float4(finish(v.x, col), finish(v.y, col + 1),
-                                                         finish(v.z, col + 2), finish(v.w, col + 3));
+            *reinterpret_cast<float4*>(to) =
+                make_float4(finished(v.x, col), finished(v.y, col + 1), finished(v.z, col + 2),
+                            finished(v.w, col + 3));
         } else {
-            if (col < n) to[0] = finish(v.x, col);
-            if (col + 1 < n) to[1] = finish(v.y, col + 1);
-            if (col + 2 < n) to[2] = finish(v.z, col + 2);
-            if (col + 3 < n) to[3] = finish(v.w, col + 3);
+            if (col < n) to[0] = finished(v.x, col);
+            if (col + 1 < n) to[1] = finished(v.y, col + 1);
+            if (col + 2 < n) to[2] = finished(v.z, col + 2);
+            if (col + 3 < n) to[3] = finished(v.w, col + 3);
         }
     }
 };
@@ -388,18 +402,19 @@ struct Patches {
 
 struct Output {
     float* data;
+    const float* bias;
     unsigned group, batch;
 
     __device__ void put(unsigned k, unsigned npq, float v) const {
-        unsigned n = npq / PQ;
-        if (k < KG && n < batch) data[(n * K + group * KG + k) * PQ + npq % PQ] = v;
+        unsigned n = npq / PQ, channel = group * KG + k;
+        if (k < KG && n < batch) data[(n * K + channel) * PQ + npq % PQ] = finish(v, bias, channel);
     }
 
     __device__ void store(unsigned k, unsigned npq, float4 v) const {
-        unsigned n = npq / PQ;
+        unsigned n = npq / PQ, channel = group * KG + k;
         if (PQ % 4 == 0) {
-            float* to = data + (n * K + group * KG + k) * PQ + npq % PQ;
-            if (k < KG && n < batch) *reinterpret_cast<float4*>(to) = v;
+            float* to = data + (n * K + channel) * PQ + npq % PQ;
+            if (k < KG && n < batch) *reinterpret_cast<float4*>(to) = finish(v, bias, channel);
         } else {
             put(k, npq, v.x), put(k, npq + 1, v.y), put(k, npq + 2, v.z), put(k, npq + 3, v.w);
         }
@@ -407,12 +422,12 @@ struct Output {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
-conv2d(const float* x, const float* w, float* y, unsigned batch, unsigned splits,
+conv2d(const float* x, const float* w, const float* bias, float* y, unsigned batch, unsigned splits,
        unsigned split_steps) {
     unsigned group = blockIdx.z / splits;
     float acc[TM][TN] = {};
     multiply(acc, Weights{w, group}, Patches{x, group, batch}, Steps(CRS, splits, split_steps));
-    store(acc, Output{split_slice(y, splits, batch * K * PQ), group, batch});
+    store(acc, Output{split_slice(y, splits, batch * K * PQ), bias, group, batch});
 }
 #endif  // CONV2D
 
@@ -530,19 +545,22 @@ struct Gradients {
 
 struct Output {
     float* data;
-    unsigned group, batch, a, b;
+    const float* bias;
+    unsigned group, batch;
+    int a, b;
 
     __device__ void put(unsigned c, unsigned nij, float v) const {
         unsigned n = nij / (I * J), h = a + nij / J % I * SH, w = b + nij % J * SW;
+        unsigned channel = group * CG + c;
         if (c < CG && n < batch && h < H && w < W)
-            data[((n * C + group * CG + c) * H + h) * W + w] = v;
+            data[((n * C + channel) * H + h) * W + w] = finish(v, bias, channel);
     }
 
     __device__ void store(unsigned c, unsigned nij, float4 v) const {
         if (SH == 1 && SW == 1 && H * W % 4 == 0) {
-            unsigned n = nij / (H * W);
-            float* to = data + (n * C + group * CG + c) * H * W + nij % (H * W);
-            if (c < CG && n < batch) *reinterpret_cast<float4*>(to) = v;
+            unsigned n = nij / (H * W), channel = group * CG + c;
+            float* to = data + (n * C + channel) * H * W + nij % (H * W);
+            if (c < CG && n < batch) *reinterpret_cast<float4*>(to) = finish(v, bias, channel);
         } else {
             put(c, nij, v.x), put(c, nij + 1, v.y), put(c, nij + 2, v.z), put(c, nij + 3, v.w);
         }
@@ -550,8 +568,8 @@ struct Output {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
-conv2d_dgrad(const float* g, const float* w, float* gx, unsigned batch, unsigned splits,
-       unsigned split_steps) {
+conv2d_dgrad(const float* g, const float* w, const float* bias, float* gx, unsigned batch,
+             unsigned splits, unsigned split_steps) {
     unsigned group = blockIdx.z / splits % GROUPS, phase = blockIdx.z / splits / GROUPS;
     Axis vertical(phase / SW, TOP, SH, DH, T_STEP, R);
     Axis horizontal(phase % SW, LEFT, SW, DW, U_STEP, S);
@@ -559,6 +577,6 @@ conv2d_dgrad(const float* g, const float* w, float* gx, unsigned batch, unsigned
     multiply(acc, Weights{w, group, vertical, horizontal},
              Gradients{g, group, batch, vertical, horizontal}, Steps(KTU, splits, split_steps));
     float* out = split_slice(gx, splits, batch * C * H * W);
-    store(acc, Output{out, group, batch, vertical.residue, horizontal.residue});
+    store(acc, Output{out, bias, group, batch, vertical.residue, horizontal.residue});
 }
 #endif  // CONV2D_DGRAD

@@ -4,7 +4,8 @@
 //
 //     counter (block, 0, 0, step), block counting from 1; one block gives 4 × 64 bits, read as
 //     8 uint32, low half first.
-//     uniform    low + (high - low) · (top 24 bits) / 2^24               bitwise that of Stream
+//     uniform    low + (high - low) · (top 24 bits) / 2^24, and where that rounds up to high, the
+//                float below it: `below`                                 bitwise that of Stream
 //     normal     Box-Muller on pairs (a, b) of uint32, r = sqrt(-2 ln((a + 0.5) / 2^32)),
 //                t = 2π b / 2^32: r cos t, r sin t                       within a few ulps
 //
@@ -41,14 +42,14 @@ __device__ __forceinline__ Words philox(u64 block, u64 step, u64 key0, u64 key1)
 // Multiplication and addition rounded apart, as NumPy rounds them.
 extern "C" __global__ void __launch_bounds__(256)
 philox_uniform(float* out, unsigned n, u64 key0, u64 key1, u64 step, u64 first_block, float low,
-               float width) {
+               float width, float below) {
     unsigned thread = blockIdx.x * 256 + threadIdx.x;
     Words bits = philox(first_block + thread, step, key0, key1);
 #pragma unroll
     for (unsigned j = 0; j < 8; j++) {
         unsigned i = thread * 8 + j;
         float u = static_cast<float>(bits.w[j] >> 8) * 0x1p-24f;
-        if (i < n) out[i] = __fadd_rn(low, __fmul_rn(width, u));
+        if (i < n) out[i] = fminf(__fadd_rn(low, __fmul_rn(width, u)), below);
     }
 }
 
