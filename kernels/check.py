@@ -97,12 +97,14 @@ def _values(seed: int, *shape: int) -> np.ndarray:
 def checks(tf32: bool = True) -> Iterator[Check]:
     """All of them. tf32: those on tensor cores too, which need compute capability 8.0."""
     yield from _convolutions()
+    yield from _epilogues()
     yield from _products()
     if tf32:
         yield from _tensor_cores()
     yield from _activations()
     yield from _batch_norm()
-    yield from _adam()
+    yield from _flat_buffers()
+    yield from _losses()
     yield from _random_numbers()
 
 
@@ -206,33 +208,66 @@ def _tensor_cores() -> Iterator[Check]:
     )
 
 
+_ONE_SLICE, _MORE = (5, 3, 31, 33), (17, 2, 31, 33)  # a channel in one block, and in several
+
+
 def _activations() -> Iterator[Check]:
-    x, g, bias = _values(0, 5, 3, 31, 33), _values(1, 5, 3, 31, 33), _values(2, 3)
     for act in reference.ACTIVATIONS:
+        shape = _MORE if act == "relu" else _ONE_SLICE
+        x, g, bias = _values(0, *shape), _values(1, *shape), _values(2, shape[1])
         yield _contract("bias_act", act, ("bias_act",), x, bias, act, 0.2)
         y = reference.bias_act(x, bias, act, 0.2).astype(np.float32)
-        kernels = ("bias_act_backward", "reduce_slices")
+        kernels = ("bias_act_backward", *(["reduce_slices"] if shape == _MORE else []))
         yield _contract("bias_act_backward", act, kernels, g, y, act, 0.2, floor=8.0)
 
 
+def _epilogues() -> Iterator[Check]:
+    """Bias and activation at the end of a convolution, in each place where that may be."""
+    for what, shape_x, shape_w, stride, pad, kernels in (
+        ("conv2d", (3, 20, 9, 7), (70, 20, 3, 3), 1, 1, ("conv2d",)),
+        ("conv2d", (6, 8, 7, 7), (1, 8, 7, 7), 1, 0, ("conv2d", "reduce_slices")),
+        ("conv2d_dgrad", (4, 9, 10, 12), (33, 9, 4, 4), 2, 1, ("conv2d_dgrad",)),
+        ("conv2d_dgrad", (2, 2, 14, 14), (64, 2, 7, 7), 1, 3, ("col2im",)),
+    ):
+        strides, pads, dilation = (stride, stride), ((pad, pad), (pad, pad)), (1, 1)
+        size, taps = (shape_x[2], shape_x[3]), (shape_w[2], shape_w[3])
+        out = reference.conv_out_size(size, taps, strides, pads, dilation)
+        forward = what == "conv2d"
+        x = _values(0, *(shape_x if forward else (shape_x[0], shape_w[0], *out)))
+        arrays = x, _values(1, *shape_w), _values(2, shape_w[0] if forward else shape_x[1])
+        rest = (*(() if forward else (size,)), strides, pads, dilation, 1)
+
+        def by_kernels(to: Any, what: str = what, arrays: Any = arrays, rest: Any = rest) -> Array:
+            x, w, bias = map(to, arrays)
+            return getattr(cuda, what)(x, w, *rest, cuda.Epilogue(bias, "leaky_relu", 0.2))
+
+        def exactly(dtype: Any, what: str = what, arrays: Any = arrays, rest: Any = rest) -> Array:
+            x, w, bias = (a.astype(dtype) for a in arrays)
+            y = getattr(reference, what)(x, w, *rest)
+            return reference.bias_act(y, bias, "leaky_relu", 0.2)
+
+        label = f"bias, leaky_relu, in {kernels[-1]}"
+        yield Check(what, label, kernels, by_kernels, exactly, floor=8.0)
+
+
 def _batch_norm() -> Iterator[Check]:
-    x, g = 3 * _values(0, 5, 3, 31, 33) + 2, _values(1, 5, 3, 31, 33)
-    weight, bias = _values(2, 3), _values(3, 3)
-    for act, affine in (("leaky_relu", True), ("relu", False)):
-        what = f"{act}, {'weight and bias' if affine else 'not affine'}"
-        parameters = (weight, bias) if affine else (None, None)
-        kernels = ("batch_norm_stats", "batch_norm_apply")
-        yield _contract("batch_norm", what, kernels, x, *parameters, 1e-5, act, 0.2, floor=16.0)
+    for act, shape in (("leaky_relu", _ONE_SLICE), ("relu", _ONE_SLICE), ("leaky_relu", _MORE)):
+        x, g = 3 * _values(0, *shape) + 2, _values(1, *shape)
+        affine = act == "leaky_relu"
+        weight, bias = (_values(i, shape[1]) if affine else None for i in (2, 3))
+        more, parts = shape == _MORE, ("_sums", "_apply")
+        what = f"{'affine' if affine else 'not affine'}, {act}{', slices' if more else ''}"
+        kernels = ("batch_norm_stats", "batch_norm_apply") if more else ("batch_norm",)
+        yield _contract("batch_norm", what, kernels, x, weight, bias, 1e-5, act, 0.2, floor=16.0)
         y, mean, rstd = (
-            a.astype(np.float32)
-            for a in reference.batch_norm(x, parameters[0], parameters[1], 1e-5, act, 0.2)
+            a.astype(np.float32) for a in reference.batch_norm(x, weight, bias, 1e-5, act, 0.2)
         )
-        args = (g, x, y, parameters[0], mean, rstd, act, 0.2)
-        kernels = ("batch_norm_backward_sums", "batch_norm_backward_apply")
+        args = (g, x, y, weight, mean, rstd, act, 0.2)
+        kernels = tuple(f"batch_norm_backward{part}" for part in (parts if more else ("",)))
         yield _contract("batch_norm_backward", what, kernels, *args, floor=16.0)
 
 
-def _adam() -> Iterator[Check]:
+def _flat_buffers() -> Iterator[Check]:
     p, g, m = (_values(i, 700) for i in range(3))
     start = (p, g, m, _values(3, 700) ** 2)
     hyper = (2e-3, 0.5, 0.999, 1e-8, 0.1, 7)
@@ -247,6 +282,65 @@ def _adam() -> Iterator[Check]:
         ("adam",),
         lambda to: step(cuda.adam, [to(a) for a in start]),
         lambda dtype: step(reference.adam, [a.astype(dtype) for a in start]),
+    )
+
+    parts = [_values(i, n) for i, n in enumerate((5, 300, 1, 64, 2, 9, 700, 33, 12))]
+    starts = [0, *np.cumsum([len(a) + 3 for a in parts]).tolist()]  # a gap behind each
+
+    def packed(to: Any) -> Array:
+        flat = to(np.zeros(starts[-1], np.float32))
+        cuda.pack([to(a) for a in parts], starts, flat)
+        return flat
+
+    joined = np.concatenate([np.append(a, np.zeros(3, np.float32)) for a in parts])
+    what = f"{len(parts)} arrays, bit by bit"
+    yield Check("pack", what, ("pack",), packed, lambda dtype: joined.astype(dtype), floor=0.0)
+
+    def averaged(to: Any) -> Array:
+        a = to(p)
+        cuda.average(a, to(g), 0.1)
+        return a
+
+    yield Check(
+        "average",
+        "blend 0.1",
+        ("average",),
+        averaged,
+        lambda dtype: p.astype(dtype) + dtype(0.1) * (g.astype(dtype) - p.astype(dtype)),
+    )
+
+
+def _losses() -> Iterator[Check]:
+    real, fake = 3 * _values(0, 300), 3 * _values(1, 64)
+
+    def cross_entropy(dtype: Any, t: float) -> Any:
+        x = real.astype(dtype)
+        loss = (np.maximum(x, 0) - dtype(t) * x + np.log1p(np.exp(-abs(x)))).mean()
+        return np.asarray(loss), (1 / (1 + np.exp(-x)) - dtype(t)) / dtype(len(x))
+
+    for t in (1.0, 0.9, 0.0):
+        yield Check(
+            "bce_with_logits",
+            f"target {t:g}",
+            ("bce_with_logits",),
+            lambda to, t=t: cuda.bce_with_logits(to(real), t),  # type: ignore[misc]
+            lambda dtype, t=t: cross_entropy(dtype, t),  # type: ignore[misc]
+            floor=8.0,
+        )
+
+    def figures(dtype: Any) -> Any:
+        x, y = real.astype(dtype), fake.astype(dtype)
+        sigma_x, sigma_y = (1 / (1 + np.exp(-a)) for a in (x, y))
+        shares = (x > 0).astype(dtype).mean(), (y < 0).astype(dtype).mean()
+        return np.array([sigma_x.mean(), sigma_y.mean(), *shares, x.mean(), y.mean()])
+
+    yield Check(
+        "logit_figures",
+        "300 real, 64 fake",
+        ("logit_figures",),
+        lambda to: cuda.logit_figures(to(real), to(fake)),
+        figures,
+        floor=8.0,
     )
 
 
