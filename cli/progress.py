@@ -36,19 +36,23 @@ def on_terminal() -> bool:
 
 @contextmanager
 def working(text: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Show that something takes time; yields the function that data.load tells of downloads."""
+    """Show that something takes time; yields what is told (the file that is downloaded or "", how
+    much is done, of how much)."""
     if on_terminal():
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn())
         with Progress(*columns, console=Console(), transient=True) as bar:
             task = bar.add_task(text, total=None)
             yield lambda name, done, total: bar.update(
-                task, description=_download(name, total), completed=done, total=total or None
+                task,
+                description=_download(name, total) if name else text,
+                completed=done,
+                total=total or None,
             )
         return
     told: set[str] = set()
 
     def downloading(name: str, done: int, total: int) -> None:
-        if name not in told:
+        if name and name not in told:
             told.add(name)
             click.echo(_download(name, total))
 
@@ -59,6 +63,14 @@ def working(text: str) -> Iterator[Callable[[str, int, int], None]]:
         yield downloading
     finally:
         timer.cancel()
+
+
+def make_kernels_ready() -> None:
+    """Compile the kernels, which takes seconds the first time and is cached then."""
+    from minigan import kernels
+
+    with working("compiling the kernels, once") as progress:
+        kernels.warm_up(lambda ready, total: progress("", ready, total))
 
 
 def _download(name: str, total: int) -> str:

@@ -66,6 +66,13 @@ _SKIPPED_SHOWN = 5
     help="A NaN or infinity: stop, skip the update, or go back to "
     "the newest checkpoint and on with other random numbers.",
 )
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Cores that compute; default all, or MINIGAN_NUM_THREADS. Results are the same bits for "
+    "the same number.",
+)
 @click.option("--dry-run", is_flag=True, help="Print nets, memory, time and plan; write nothing.")
 def train(
     recipe: str | None,
@@ -79,6 +86,7 @@ def train(
     out: str | None,
     resume: str | None,
     on_nan: str,
+    threads: int | None,
     dry_run: bool,
 ) -> None:
     """Train RECIPE; minigan recipes lists them.
@@ -98,7 +106,10 @@ def train(
     Exit codes: 0 done, 1 NaN or infinity, 2 bad input or a full disk, 130 stopped by Ctrl-C.
     """
     from minigan.cli import job as jobs
+    from minigan.kernels.threads import count, set_count
     from minigan.recipes import RECIPES
+
+    set_count(threads)
 
     settings = _settings(sets, steps=steps, batch=batch, data=data, seed=seed)
     if recipe is None and resume in RECIPES:  # `--resume mnist-dcgan` takes the recipe as its value
@@ -111,6 +122,11 @@ def train(
         raise click.UsageError(f"which recipe? There are {', '.join(RECIPES)}")
     for note in job.notes:
         click.echo(note)
+    if job.run and (began := job.run.threads()) not in (None, count()):
+        click.echo(
+            f"the run began on {began} threads and goes on with {count()}: sums are taken in "
+            f"another order, so the last bits may differ; --threads {began} keeps them"
+        )
 
     dataset = _load(job.recipe)
     trainer = _trainer(job, dataset)
@@ -158,9 +174,11 @@ def _load(recipe: Recipe) -> Dataset:
 
 def _trainer(job: Job, dataset: Dataset) -> Trainer:
     """The trainer of a job, as far as it has come."""
+    from minigan.cli.progress import make_kernels_ready
     from minigan.train import Trainer
 
     trainer = Trainer(job.recipe, dataset, job.device)
+    make_kernels_ready()
     if job.start is not None:
         trainer.restore(job.start)
     if trainer.step > job.recipe.steps:

@@ -116,6 +116,13 @@ class RunFolder:
         except (RecipeError, TypeError) as error:
             raise RunError(f"{self.path / 'config.json'}: {error}") from None
 
+    def threads(self) -> int | None:
+        """How many threads the run began with, as environment.json says; None if it does not."""
+        try:
+            return json.loads((self.path / "environment.json").read_text())["threads"]["kernels"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def update_config(self, **changes: Any) -> None:
         self._write_json("config.json", {**self.config(), **changes})
 
@@ -222,6 +229,7 @@ def _next_numbered(under: Path, name: str) -> Path:
 def environment() -> dict[str, Any]:
     """Machine and versions, as environment.json has them."""
     from minigan import __version__
+    from minigan.kernels import threads
     from minigan.system import blas, cpu_model, thread_counts
 
     return {
@@ -229,7 +237,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "blas": blas(),
-        "threads": thread_counts(),
+        "threads": {**thread_counts(), "kernels": threads.count()},
         "platform": platform.platform(),
         "cpu": cpu_model(),
     }

@@ -529,3 +529,15 @@ def test_doctor_on_old_numpy_and_unforeseen_errors(monkeypatch):
     assert checks["NumPy"].state == "trouble" and "numpy>=2" in checks["NumPy"].advice
     assert checks["broken"].value == "RuntimeError: what ever"
     assert here("doctor").code == 1
+
+
+def test_threads_are_recorded_and_a_resume_with_others_is_told(tmp_path):
+    args = ("train", "mnist-gan", *SMALL, "--out", "run")
+    assert installed(*args, "--steps", 1, "--threads", 2, cwd=tmp_path).code == 0
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["threads"]["kernels"] == 2
+    again = ("train", "--resume", "run")
+    same = installed(*again, "--steps", 2, "--threads", 2, cwd=tmp_path)
+    assert same.code == 0 and "last bits" not in same.out
+    other = installed(*again, "--steps", 3, "--threads", 1, cwd=tmp_path)
+    assert "began on 2 threads and goes on with 1" in other.out and "--threads 2" in other.out
