@@ -14,7 +14,7 @@ cannot do what it is asked says so.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -26,20 +26,25 @@ from minigan.kernels.reference import Pads, Pair, conv_out_size
 
 __all__ = [
     "adam",
+    "average",
     "batch_norm",
     "batch_norm_backward",
+    "bce_with_logits",
     "bias_act",
     "bias_act_backward",
     "conv2d",
     "conv2d_dgrad",
     "conv2d_wgrad",
     "conv_out_size",
+    "logit_figures",
     "matmul",
+    "pack",
     "use",
     "warm_up",
 ]
 
 _MODULES = {"cpu": "cpu", "sim": "cuda", "cuda": "cuda", "reference": "reference"}
+_ON_GPU = ("cuda", "sim")
 _host = "cpu"
 
 
@@ -57,23 +62,37 @@ def _module(x: Any) -> Any:
     return _load(backend(x))
 
 
+def _simple(x: Any) -> Any:
+    """The module for what NumPy does well enough by itself."""
+    return _load(name if (name := backend(x)) in _ON_GPU else "reference")
+
+
 def set_host(name: str) -> None:
-    """Have NumPy arrays run on `name`: cpu, sim or reference."""
+    """Have NumPy arrays run on `name`: cpu, sim (without its checks, as training does) or reference."""
     global _host
     if name not in ("cpu", "sim", "reference"):
         raise ValueError(f"kernels: NumPy arrays run on cpu, sim or reference, not {name!r}")
+    if name == "sim":
+        _load("sim").set_checks(False)
     _host = name
 
 
 @contextmanager
-def use(name: str) -> Iterator[None]:
-    """Context manager: NumPy arrays run on `name`, cpu, sim or reference, inside."""
+def use(name: str, checks: bool = True) -> Iterator[None]:
+    """Context manager: NumPy arrays run on `name`, cpu, sim or reference, inside.
+
+    checks: whether sim looks for races, stray accesses and the like, at three times the cost.
+    """
+    global _host
     previous = _host
     set_host(name)
+    checked = _load("sim").set_checks(checks) if name == "sim" else True
     try:
         yield
     finally:
-        set_host(previous)
+        _host = previous
+        if name == "sim":
+            _load("sim").set_checks(checked)
 
 
 def warm_up(progress: Callable[[int, int], None] | None = None) -> None:
@@ -86,14 +105,31 @@ def warm_up(progress: Callable[[int, int], None] | None = None) -> None:
         _load("cpu").warm_up(progress)
 
 
-def conv2d(x: Any, w: Any, stride: Pair, pad: Pads, dilation: Pair, groups: int) -> Any:
-    return _module(x).conv2d(x, w, stride, pad, dilation, groups)
+# ---- Products: act(product + bias[channel]), the bias optional -----------------------------------
+
+
+def _finished(op: str, x: Any, args: tuple[Any, ...], bias: Any, act: str, slope: float) -> Any:
+    module = _module(x)
+    if bias is None and act == "linear":
+        return getattr(module, op)(*args)
+    if backend(x) in _ON_GPU:  # in the launch that computes the product
+        return getattr(module, op)(*args, module.Epilogue(bias, act, slope))
+    return module.bias_act(getattr(module, op)(*args), bias, act, slope)
+
+
+def conv2d(
+    x: Any, w: Any, stride: Pair, pad: Pads, dilation: Pair, groups: int,
+    bias: Any = None, act: str = "linear", slope: float = 0.0,
+) -> Any:  # fmt: skip
+    return _finished("conv2d", x, (x, w, stride, pad, dilation, groups), bias, act, slope)
 
 
 def conv2d_dgrad(
-    g: Any, w: Any, size: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int
-) -> Any:
-    return _module(g).conv2d_dgrad(g, w, size, stride, pad, dilation, groups)
+    g: Any, w: Any, size: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int,
+    bias: Any = None, act: str = "linear", slope: float = 0.0,
+) -> Any:  # fmt: skip
+    args = (g, w, size, stride, pad, dilation, groups)
+    return _finished("conv2d_dgrad", g, args, bias, act, slope)
 
 
 def conv2d_wgrad(
@@ -102,15 +138,27 @@ def conv2d_wgrad(
     return _module(x).conv2d_wgrad(x, g, taps, stride, pad, dilation, groups)
 
 
-def matmul(x: Any, b: Any) -> Any:
-    return x @ b if backend(x) in ("cuda", "sim") else _module(x).matmul(x, b)
+def matmul(x: Any, b: Any, bias: Any = None, act: str = "linear", slope: float = 0.0) -> Any:
+    if backend(x) in _ON_GPU:
+        return _module(x).matmul(x, b, bias, act, slope)
+    return _finished("matmul", x, (x, b), bias, act, slope)
+
+
+# ---- Channels -----------------------------------------------------------------------------------
 
 
 def bias_act(x: Any, bias: Any, act: str, slope: float) -> Any:
     return _module(x).bias_act(x, bias, act, slope)
 
 
-def bias_act_backward(g: Any, y: Any, act: str, slope: float) -> tuple[Any, Any]:
+def bias_act_backward(
+    g: Any, y: Any, act: str, slope: float, with_bias: bool = True
+) -> tuple[Any, Any]:
+    """with_bias: whether gbias is wanted; what is returned in its place may be anything."""
+    if not with_bias and act == "linear":
+        return g, None
+    if backend(g) in _ON_GPU:
+        return _module(g).bias_act_backward(g, y, act, slope, with_bias)
     return _module(g).bias_act_backward(g, y, act, slope)
 
 
@@ -139,3 +187,22 @@ def adam(
     step: int,
 ) -> None:
     _module(p).adam(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step)
+
+
+# ---- Logits and flat buffers --------------------------------------------------------------------
+
+
+def bce_with_logits(x: Any, target: float) -> tuple[Any, Any]:
+    return _simple(x).bce_with_logits(x, target)
+
+
+def logit_figures(real: Any, fake: Any) -> Any:
+    return _simple(real).logit_figures(real, fake)
+
+
+def pack(arrays: Sequence[Any], starts: Sequence[int], flat: Any) -> None:
+    _simple(flat).pack(arrays, starts, flat)
+
+
+def average(a: Any, p: Any, blend: float) -> None:
+    _simple(a).average(a, p, blend)

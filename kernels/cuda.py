@@ -403,7 +403,9 @@ def bias_act(x: Array, bias: Array | None, act: str, slope: float) -> Array:
     return y
 
 
-def bias_act_backward(g: Array, y: Array, act: str, slope: float) -> tuple[Array, Array]:
+def bias_act_backward(
+    g: Array, y: Array, act: str, slope: float, with_bias: bool = True
+) -> tuple[Array, Array]:
     g, y = _float32("bias_act_backward", g=g, y=y)
     _expect("bias_act_backward", "g", g, y.shape)
     c, m, slices, defines = _by_channel(y)
@@ -413,7 +415,7 @@ def bias_act_backward(g: Array, y: Array, act: str, slope: float) -> tuple[Array
     defines |= _activation(act, slope) | {"GX": int(gx is not g)}
     args = (g, y, None if gx is g else gx, partials, m)
     launch(_kernel("bias_act_backward", **defines), (slices, c), (defines["THREADS"],), args)
-    if slices > 1:
+    if slices > 1 and with_bias:
         args = (partials, None, gbias, slices, c, c, 1)
         launch(_kernel("reduce_slices"), _blocks(c), (256,), args)
     return gx, gbias

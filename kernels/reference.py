@@ -15,7 +15,7 @@ others, and a transposed convolution is conv2d_dgrad.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -214,3 +214,36 @@ def adam(
     v += (1 - beta2) * (g * g - v)
     p *= 1 - lr * weight_decay
     p -= lr * (m / (1 - beta1**step)) / (np.sqrt(v / (1 - beta2**step)) + eps)
+
+
+def bce_with_logits(x: Array, target: float) -> tuple[Array, Array]:
+    """loss = mean of max(x,0) - t·x + ln(1 + e^-|x|),   gx = (σ(x) - t) / n
+
+    Binary cross-entropy -t ln σ(x) - (1-t) ln(1 - σ(x)) for one target t, and its gradient.
+    """
+    e = np.exp(-abs(x))
+    loss = (np.maximum(x, 0) - target * x + np.log1p(e)).mean()
+    larger, smaller = 1 / (1 + e), e / (1 + e)  # of σ(x) and σ(-x)
+    positive = x > 0
+    gx = (1 - target) * np.where(positive, larger, smaller)
+    gx -= target * np.where(positive, smaller, larger)
+    return np.asarray(loss), gx / x.size
+
+
+def logit_figures(real: Array, fake: Array) -> Array:
+    """(mean σ(real), mean σ(fake), share of real > 0, of fake < 0, mean real, mean fake)"""
+    sigmoid = ACTIVATIONS["sigmoid"][0]
+    figures = [sigmoid(real, 0).mean(), sigmoid(fake, 0).mean(), (real > 0).mean(),
+               (fake < 0).mean(), real.mean(), fake.mean()]  # fmt: skip
+    return np.array(figures, real.dtype)
+
+
+def pack(arrays: Sequence[Array], starts: Sequence[int], flat: Array) -> None:
+    """flat[start : start + a.size] = a, for each array and its start."""
+    for a, start in zip(arrays, starts, strict=True):
+        flat[start : start + a.size].reshape(a.shape)[...] = a
+
+
+def average(a: Array, p: Array, blend: float) -> None:
+    """a += blend · (p - a), in place: a step of the moving average of weights p."""
+    a += blend * (p - a)

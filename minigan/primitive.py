@@ -58,6 +58,7 @@ class Primitive:
         self._constants: list[int] = []
         self._plans: dict[tuple[bool, ...], tuple[set[int], bool]] = {}
         self._fast_vjp: Callable[..., Sequence[Any]] | None = None
+        self._fast_vjp_takes_wanted = False
 
     def __repr__(self) -> str:
         return f"<op {self.name}{self.__signature__}>"
@@ -79,9 +80,11 @@ class Primitive:
         """Decorator: all gradients at once, on arrays; taken instead of the vjps where it can be.
 
         (g, y, *arrays, **attrs) -> one gradient an argument, None where there is none.   y: None if
-        no vjp names it.   arrays: as kept: those that a vjp names, None for others.
+        no vjp names it.   arrays: as kept: those that a vjp names, None for others.   If it takes
+        `wanted`, the positions of the arguments whose gradient is asked for, it may leave others.
         """
         self._fast_vjp = function
+        self._fast_vjp_takes_wanted = "wanted" in inspect.signature(function).parameters
         return function
 
     def constant(self, *arguments: str) -> None:
@@ -117,7 +120,10 @@ class Primitive:
     def pull(self, node: Node, g: Any, wanted: list[int], create_graph: bool) -> list[Any]:
         """The gradients by the arguments at `wanted`, from g = dL/dy; None stands for zeros."""
         if self._fast_vjp is not None and not create_graph:
-            grads = self._fast_vjp(g, node.saved, *node.kept, **{**self.attributes, **node.attrs})
+            options = {**self.attributes, **node.attrs}
+            if self._fast_vjp_takes_wanted:
+                options["wanted"] = wanted
+            grads = self._fast_vjp(g, node.saved, *node.kept, **options)
             return [grads[i] for i in wanted]
         return [self._apply(node, i, g, create_graph) for i in wanted]
 
@@ -222,6 +228,35 @@ def primitive(forward: Callable[..., Array]) -> Primitive:
 def fused(composite: Callable[..., Any]) -> Fused:
     """Decorator: make an op of a function on ops; then give it array-only shortcuts."""
     return Fused(composite)
+
+
+def computed_at_once(
+    first: Primitive, xs: Sequence[Any], attrs: dict[str, Any],
+    second: Primitive, more: Sequence[Any], options: dict[str, Any],
+    compute: Callable[..., Array],
+) -> Any:  # fmt: skip
+    """second(first(*xs, **attrs), *more, **options), both by one compute(*arrays of xs and more).
+
+    Recorded as the two, so no vjp of theirs may name what lies between: it is never there.
+    """
+    arguments = [*xs, *more]
+    y = compute(*(a.data if isinstance(a, Tensor) else a for a in arguments))
+    if state.observer is not None:
+        state.observer(first.name, y)
+        state.observer(second.name, y)
+    if not any(isinstance(a, Tensor) for a in arguments):
+        return y
+    if not state.recording:
+        return Tensor.wrap(y)
+    between = Tensor.wrap(y, first._record(*_parts(xs), attrs, y, None))
+    return Tensor.wrap(y, second._record(*_parts([between, *more]), options, y, None))
+
+
+def _parts(xs: Sequence[Any]) -> tuple[list[Node | None], list[Any]]:
+    """(nodes, arrays) of arguments."""
+    tensors = [x if isinstance(x, Tensor) else None for x in xs]
+    arrays = [x if t is None else t.data for x, t in zip(xs, tensors, strict=True)]
+    return [None if t is None else t.node for t in tensors], arrays
 
 
 @primitive

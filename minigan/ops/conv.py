@@ -19,7 +19,7 @@ from minigan.autograd import Tensor
 from minigan.kernels import conv_out_size
 from minigan.ops.linear import matmul
 from minigan.ops.math import broadcast_to
-from minigan.ops.norm import bias_act
+from minigan.ops.norm import then_bias_act
 from minigan.ops.shape import pad as pad_axes
 from minigan.ops.shape import reshape
 from minigan.primitive import primitive
@@ -57,8 +57,9 @@ def _check_channels(op: str, name: str, x: Array, w: Array, channels: int, group
         )
 
 
-@primitive
-def _conv2d(x: Array, w: Array, *, stride: Pair, pad: Pads, dilation: Pair, groups: int) -> Array:
+def _fprop(
+    x: Array, w: Array, stride: Pair, pad: Pads, dilation: Pair, groups: int, **finish: Any
+) -> Array:
     _check_channels("conv2d", "x", x, w, w.shape[1] * groups if w.ndim == 4 else 0, groups)
     p, q = conv_out_size(x.shape[2:], w.shape[2:], stride, pad, dilation)
     if p < 1 or q < 1:
@@ -66,13 +67,18 @@ def _conv2d(x: Array, w: Array, *, stride: Pair, pad: Pads, dilation: Pair, grou
             f"conv2d: the kernel is larger than the padded input: x {x.shape}, w {w.shape}, "
             f"pad={pad}, dilation={dilation}"
         )
-    return kernels.conv2d(x, w, stride, pad, dilation, groups)
+    return kernels.conv2d(x, w, stride, pad, dilation, groups, **finish)
 
 
 @primitive
-def _conv2d_dgrad(
-    gy: Array, w: Array, *, size: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int
-) -> Array:
+def _conv2d(x: Array, w: Array, *, stride: Pair, pad: Pads, dilation: Pair, groups: int) -> Array:
+    return _fprop(x, w, stride, pad, dilation, groups)
+
+
+def _dgrad(
+    gy: Array, w: Array, size: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int,
+    **finish: Any,
+) -> Array:  # fmt: skip
     _check_channels("conv2d_dgrad", "gy", gy, w, w.shape[0], groups)
     expected = conv_out_size(size, w.shape[2:], stride, pad, dilation)
     if gy.shape[2:] != expected:
@@ -80,7 +86,14 @@ def _conv2d_dgrad(
             f"conv2d_dgrad: an input of size {size} gives an output of {expected}, but gy is "
             f"{gy.shape}: w {w.shape}, stride={stride}, pad={pad}, dilation={dilation}"
         )
-    return kernels.conv2d_dgrad(gy, w, size, stride, pad, dilation, groups)
+    return kernels.conv2d_dgrad(gy, w, size, stride, pad, dilation, groups, **finish)
+
+
+@primitive
+def _conv2d_dgrad(
+    gy: Array, w: Array, *, size: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int
+) -> Array:
+    return _dgrad(gy, w, size, stride, pad, dilation, groups)
 
 
 @primitive
@@ -158,8 +171,8 @@ def conv2d(
     act, slope: see bias_act.
     """
     s, p, d = _geometry(stride, pad, dilation)
-    y = _conv2d(x, w, stride=s, pad=p, dilation=d, groups=groups)
-    return bias_act(y, bias, act=act, slope=slope)
+    attrs = {"stride": s, "pad": p, "dilation": d, "groups": groups}
+    return then_bias_act(_conv2d, (x, w), attrs, _fprop, bias, w.shape[0], act, slope)
 
 
 def conv2d_dgrad(
@@ -234,8 +247,9 @@ def conv_transpose2d(
         size[i] = (x.shape[2 + i] - 1) * s[i] - p[i][0] - p[i][1] + taps + extra[i]
     if size[0] < 1 or size[1] < 1:
         raise ValueError(f"conv_transpose2d: x {x.shape} and pad={pad} leave no output")
-    y = _conv2d_dgrad(x, w, size=(size[0], size[1]), stride=s, pad=p, dilation=d, groups=groups)
-    return bias_act(y, bias, act=act, slope=slope)
+    attrs = {"size": (size[0], size[1]), "stride": s, "pad": p, "dilation": d, "groups": groups}
+    channels = w.shape[1] * groups
+    return then_bias_act(_conv2d_dgrad, (x, w), attrs, _dgrad, bias, channels, act, slope)
 
 
 # ---------------------------------------------------------------------------------------- pooling

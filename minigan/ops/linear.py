@@ -6,7 +6,7 @@ from typing import Any
 
 from minigan import kernels
 from minigan.array import Array
-from minigan.ops.norm import bias_act
+from minigan.ops.norm import then_bias_act
 from minigan.ops.shape import expand_dims, getitem, squeeze, swapaxes
 from minigan.primitive import primitive
 
@@ -37,9 +37,13 @@ def matmul(x: Any, b: Any) -> Any:
     return _matmul(x, b)
 
 
+def _product(x: Array, w: Array, **finish: Any) -> Array:
+    return kernels.matmul(x, w.T, **finish)
+
+
 @primitive
 def _linear(x: Array, w: Array) -> Array:
-    return kernels.matmul(x, w.T)
+    return _product(x, w)
 
 
 @_linear.vjp("x")
@@ -62,8 +66,8 @@ def linear(x: Any, w: Any, bias: Any = None, *, act: str = "linear", slope: floa
             f"linear: x has {x.shape[-1]} features but w expects {w.shape[1]}: "
             f"x {tuple(x.shape)}, w {tuple(w.shape)}"
         )
-    y = _linear(x if x.ndim == 2 else x.reshape(-1, x.shape[-1]), w)
-    y = bias_act(y, bias, act=act, slope=slope)
+    rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    y = then_bias_act(_linear, (rows, w), {}, _product, bias, w.shape[0], act, slope)
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], w.shape[0])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from minigan import kernels
@@ -9,7 +10,7 @@ from minigan.array import Array, generator, xp_of
 from minigan.autograd import Tensor
 from minigan.ops.math import leaky_relu, mean, mul, relu, sigmoid, sqrt, tanh, where
 from minigan.ops.shape import reshape
-from minigan.primitive import fused, primitive
+from minigan.primitive import Primitive, computed_at_once, fused, primitive
 
 # What a fused kernel may end in: act(x), and act'(x) as a function of y = act(x).
 _ACTIVATIONS = {
@@ -65,8 +66,8 @@ def _(g: Any, y: Any, act: str, slope: float) -> Any:
 
 
 @_bias_act.fast_vjp
-def _(g, y, *, act, slope):  # type: ignore[no-untyped-def]
-    return kernels.bias_act_backward(g, y, act, slope)
+def _(g, y, *, act, slope, wanted):  # type: ignore[no-untyped-def]
+    return kernels.bias_act_backward(g, y, act, slope, with_bias=1 in wanted)
 
 
 @primitive
@@ -86,8 +87,8 @@ def _(g: Any) -> Any:
 
 
 @_add_bias.fast_vjp
-def _(g, y):  # type: ignore[no-untyped-def]
-    return kernels.bias_act_backward(g, g, "linear", 1.0)
+def _(g, y, *, wanted):  # type: ignore[no-untyped-def]
+    return kernels.bias_act_backward(g, g, "linear", 1.0, with_bias=1 in wanted)
 
 
 def bias_act(x: Any, bias: Any = None, *, act: str = "linear", slope: float = 0.01) -> Any:
@@ -98,11 +99,44 @@ def bias_act(x: Any, bias: Any = None, *, act: str = "linear", slope: float = 0.
     _check_activation("bias_act", act, slope)
     if bias is None:
         return _ACTIVATIONS[act](x, slope)
-    if bias.ndim != 1 or bias.shape[0] != x.shape[1]:
-        raise ValueError(f"bias_act: x {x.shape} needs a bias of ({x.shape[1]},), not {bias.shape}")
+    _check_bias("bias_act", f"x {x.shape}", bias, x.shape[1])
     if act == "linear":
         return _add_bias(x, bias)
     return _bias_act(x, bias, act=act, slope=slope)
+
+
+def _check_bias(op: str, what: str, bias: Any, size: int) -> None:
+    if bias.ndim != 1 or bias.shape[0] != size:
+        raise ValueError(f"{op}: {what} needs a bias of ({size},), not {bias.shape}")
+
+
+def then_bias_act(
+    product: Primitive,
+    xs: tuple[Any, Any],
+    attrs: dict[str, Any],
+    compute: Callable[..., Array],
+    bias: Any,
+    channels: int,
+    act: str,
+    slope: float,
+) -> Any:
+    """bias_act(product(*xs, **attrs), bias, ...), in one kernel where the device has one.
+
+    compute(*arrays, bias, act, slope): both.   channels: of the product, along axis 1.
+    """
+    op = product.name.removeprefix("_")
+    _check_activation(op, act, slope)
+    if bias is None:
+        return _ACTIVATIONS[act](product(*xs, **attrs), slope)
+    _check_bias(op, f"w {tuple(xs[1].shape)}", bias, channels)
+
+    def both(x: Array, w: Array, b: Array) -> Array:
+        return compute(x, w, **attrs, bias=b, act=act, slope=slope)
+
+    last, options = (
+        (_add_bias, {}) if act == "linear" else (_bias_act, {"act": act, "slope": slope})
+    )
+    return computed_at_once(product, xs, attrs, last, (bias,), options, both)
 
 
 @fused
