@@ -247,10 +247,14 @@ def _steps(plan: Plan) -> int:
     return x * y * plan.batch * plan.steps
 
 
+def _small_rung(z: Geometry) -> Geometry:
+    return replace(z, C=min(z.C, 16), K=_trim(z.K, 64))
+
+
 def rung(name: str, layer: Layer, batch: int = BATCH) -> Case:
     """conv2d by a kernel of ladder.cu."""
     z = layer.geometry
-    little = replace(z, C=_trim(z.C, math.ceil(160 / (z.R * z.S))), K=_trim(z.K, 64))
+    little = _small_rung(z)
     columns = RUNGS[name][0]
     n = _images(z.P * z.Q, columns, max(256, columns), batch)
     defines = {"batch": n}
@@ -349,6 +353,10 @@ def _channels() -> list[Case]:
     return [
         case("bias_act", 2, (math.ceil(m / 256),), x=x, bias=channel, y=_empty(m), n=m),
         case("bias_act_backward", 2, grid, g=x, y=x, gx=_empty(m), partials=slice_, m=of_channel),
+        case("batch_norm", 9, grid, x=x, weight=channel, bias=channel, y=_empty(m), mean=_empty(c),
+             rstd=_empty(c), m=of_channel, eps=1e-5),
+        case("batch_norm_backward", 13, grid, g=x, x=x, y=x, **pair, gx=_empty(m),
+             gweight=_empty(c), gbias=_empty(c), m=of_channel),
         case("batch_norm_stats", 4, grid, x=x, partial_mean=slice_, partial_squares=slice_.copy(),
              m=of_channel),
         case("batch_norm_apply", 5, grid, x=x, weight=channel, bias=channel, partial_mean=slice_,
@@ -368,7 +376,7 @@ def _others() -> list[Case]:
     key = {"key0": 1, "key1": 2, "step": 0, "first_block": 1}
     flat = {name: abs(_random(parameters)) for name in ("p", "g", "m", "v")}
     hyper = cuda.adam_hyper(1e-3, 0.9, 0.999, 1e-8, 0.0, 1)
-    blocks = math.ceil(numbers / 2048)
+    blocks, starts = math.ceil(numbers / 2048), ",".join(str(4096 * i) for i in range(8))
     return [
         _direct(
             Kernel("col2im", tuple(asdict(z).items())), label(NETS["mnist-dcgan"][0]),
@@ -387,6 +395,27 @@ def _others() -> list[Case]:
             Kernel("adam"), f"{parameters} parameters", (parameters // 256,),
             {**flat, "hyper": hyper, "n": parameters}, 15.0 * parameters,
             extra=3 * 4 * parameters,  # p, m and v are read and written
+        ),
+        _direct(
+            Kernel("average"), f"{parameters} parameters", (parameters // 256,),
+            {"a": flat["m"], "p": flat["p"], "blend": _random(1), "n": parameters},
+            3.0 * parameters, extra=4 * parameters,  # a is read and written
+        ),
+        _direct(
+            Kernel("pack", (("SIZES", ",".join(["4096"] * 8)), ("STARTS", starts))),
+            "8 × 4096 numbers", (16, 8),
+            {**{f"a{i}": _random(4096) for i in range(8)}, "flat": _empty(8 * 4096)}, 0.0,
+        ),
+        _direct(
+            Kernel("bce_with_logits"), f"{BATCH} logits", (1,),
+            {"x": _random(BATCH), "loss": _empty(1), "gx": _empty(BATCH), "n": BATCH, "t": 1.0},
+            12.0 * BATCH,
+        ),
+        _direct(
+            Kernel("logit_figures"), f"{BATCH} logits", (1,),
+            {"real": _random(BATCH), "fake": _random(BATCH), "figures": _empty(6),
+             "n_real": BATCH, "n_fake": BATCH},
+            10.0 * BATCH,
         ),
         _direct(
             Kernel("philox_uniform"), f"{numbers} numbers", (blocks,),

@@ -54,7 +54,8 @@ def code_of(kernel: Kernel, arch: str) -> Code:
 
 
 class Loop(NamedTuple):
-    """The loop that does the work: its instructions in PTX by name; lines of its source."""
+    """The loop that does the work: its instructions in PTX by name. lines: of the source, of it and
+    of its twins for other threads."""
 
     instructions: Counter[str]
     lines: frozenset[int]
@@ -78,9 +79,10 @@ def _parsed(file: str, defines: tuple[tuple[str, Any], ...], arch: str) -> parse
 
 @lru_cache(maxsize=1024)
 def hot_loop(kernel: Kernel, arch: str) -> Loop:
-    """Of the innermost loops the one with most arithmetic; all of a kernel that has no loop.
+    """The innermost loop with the arithmetic; all of a kernel that has no loop.
 
-    In PTX, where a backward branch ends a loop; ptxas may still change its instructions.
+    In PTX, where a backward branch ends a loop; ptxas may still change its instructions. Where the
+    compiler made twins of a loop, for threads inside and outside of a guard, it is the first.
     """
     module = _parsed(signatures()[kernel.name].file, kernel.defines, arch)
     emitted = emit.kernel(module, kernel.name)
@@ -96,11 +98,12 @@ def hot_loop(kernel: Kernel, arch: str) -> Loop:
     ]
     bodies = [emitted.ops[first : last + 1] for first, last in innermost] or [emitted.ops]
 
-    def weight(body: list[Any]) -> tuple[int, int]:
-        return sum(_kind(op) in ("fma.f32", "mma") for op in body), len(body)
+    def weight(body: list[Any]) -> int:
+        return 1000 * sum(_kind(op) in ("fma.f32", "mma") for op in body) + len(body)
 
-    body = max(bodies, key=weight)
-    return Loop(Counter(map(_kind, body)), frozenset(op.line for op in body))
+    most = max(map(weight, bodies))
+    twins = [body for body in bodies if 2 * weight(body) >= most]
+    return Loop(Counter(map(_kind, twins[0])), frozenset(op.line for body in twins for op in body))
 
 
 def _kind(op: Any) -> str:

@@ -128,12 +128,13 @@ def test_scaled_counts_are_those_of_the_whole_launch(op, monkeypatch):
     assert scaled.sectors_per_request == pytest.approx(whole.sectors_per_request, rel=0.05)
 
 
-def test_scaled_counts_of_a_rung(monkeypatch):
+@pytest.mark.parametrize("rung", ["conv_naive", "conv_tiled", "conv_vectorised"])
+def test_scaled_counts_of_a_rung(rung, monkeypatch):
     layer, batch = cases.NETS["mnist-dcgan"][4], 6
-    scaled = reporting.counted(cases.rung("conv_tiled", layer, batch)).counts
-    monkeypatch.setattr(cases, "_trim", lambda value, most: value)
+    scaled = reporting.counted(cases.rung(rung, layer, batch)).counts
+    monkeypatch.setattr(cases, "_small_rung", lambda z: z)
     monkeypatch.setattr(cases, "_images", lambda pixels, unit, enough, batch: batch)
-    whole = cases.rung("conv_tiled", layer, batch).count().total
+    whole = cases.rung(rung, layer, batch).count().total
     for figure in ("instructions", "ffma", "shared_wavefronts", "global_sectors", "barriers"):
         assert getattr(scaled, figure) == pytest.approx(getattr(whole, figure), rel=0.05), figure
 
