@@ -257,7 +257,9 @@ def _batch_norm() -> Iterator[Check]:
         weight, bias = (_values(i, shape[1]) if affine else None for i in (2, 3))
         more, parts = shape == _MORE, ("_sums", "_apply")
         what = f"{'affine' if affine else 'not affine'}, {act}{', slices' if more else ''}"
-        kernels = ("batch_norm_stats", "batch_norm_apply") if more else ("batch_norm",)
+        kernels: tuple[str, ...] = ("batch_norm",)
+        if more:
+            kernels = ("batch_norm_stats", "batch_norm_apply")
         yield _contract("batch_norm", what, kernels, x, weight, bias, 1e-5, act, 0.2, floor=16.0)
         y, mean, rstd = (
             a.astype(np.float32) for a in reference.batch_norm(x, weight, bias, 1e-5, act, 0.2)

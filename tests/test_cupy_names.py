@@ -16,6 +16,7 @@ cupy = pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'm
 ROOT = Path(__file__).parent.parent
 FILES = [
     *[ROOT / "kernels" / name for name in ("cuda.py", "signatures.py")],
+    ROOT / "benchmarks" / "kernels.py",
     *[
         p for p in sorted((ROOT / "minigan").rglob("*.py")) if p.parent.name != "data"
     ],  # on the host
