@@ -68,7 +68,7 @@ def _simple(x: Any) -> Any:
 
 
 def set_host(name: str) -> None:
-    """Have NumPy arrays run on `name`: cpu, sim (without its checks, as training does) or reference."""
+    """Have NumPy arrays run on `name`: cpu, sim or reference. Sim's checks are off: see `use`."""
     global _host
     if name not in ("cpu", "sim", "reference"):
         raise ValueError(f"kernels: NumPy arrays run on cpu, sim or reference, not {name!r}")

@@ -65,6 +65,11 @@ def to_numpy(a: Any) -> np.ndarray:
     return a.get() if hasattr(a, "get") and xp_of(a) is not np else np.asarray(a)
 
 
+def address(a: Array) -> int:
+    """Where the array's first element lies in the memory of its device."""
+    return int(a.ctypes.data if xp_of(a) is np else a.data.ptr)
+
+
 class Stream:
     """Random numbers that are a pure function of (seed, name, step).
 

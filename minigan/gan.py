@@ -13,23 +13,34 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from minigan import losses
+from minigan import kernels, losses
 from minigan.array import Array, Stream, xp_of
 from minigan.autograd import Tensor, grad, no_grad
 from minigan.kernels.threads import one_blas_thread
 from minigan.losses import LOSSES, GanLoss
 from minigan.nn import Module
-from minigan.ops import sigmoid
+from minigan.optim import laid_out, lay_out
 
 
 @dataclass
 class Turn:
-    """What one player's update computed: the loss, its gradient by each parameter of the player,
-    and figures to log, all arrays without axes."""
+    """What one player's update computed: the loss (an array without axes), its gradient by each
+    parameter of the player, and figures to log: vectors, under the names of their elements."""
 
     loss: Array
     grads: list[Array]
-    metrics: dict[str, Array]
+    figures: dict[Names, Array]
+
+    @property
+    def metrics(self) -> dict[str, Array]:
+        """The figures apart: arrays without axes."""
+        return {name: v[i] for names, v in self.figures.items() for i, name in enumerate(names)}
+
+
+Names = tuple[str, ...]
+_ON_LOGITS = (
+    "d_real", "d_fake", "accuracy_real", "accuracy_fake", "logit_real", "logit_fake"
+)  # of kernels.logit_figures  # fmt: skip
 
 
 def _call(net: Module, x: Any, labels: Any) -> Any:
@@ -75,21 +86,14 @@ class Game:
         on_real = _call(self.discriminator, Tensor(x), labels)
         on_fake = _call(self.discriminator, Tensor(fake), fake_labels)
         loss = self.loss.discriminator(on_real, on_fake, self.real_target)
-        metrics = {"d_loss": loss.data}
+        figures: dict[Names, Array] = {("d_loss",): loss.data.reshape(1)}
         if self.penalty != "none" and penalty_factor:
             penalty = self._penalty(x, fake, labels, fake_labels, stream)
-            metrics["penalty"] = penalty.data
+            figures[("penalty",)] = penalty.data.reshape(1)
             loss = loss + penalty * penalty_factor
-        metrics |= {
-            "d_real": sigmoid(on_real.data).mean(),
-            "d_fake": sigmoid(on_fake.data).mean(),
-            "accuracy_real": (on_real.data > 0).mean(),
-            "accuracy_fake": (on_fake.data < 0).mean(),
-            "logit_real": on_real.data.mean(),
-            "logit_fake": on_fake.data.mean(),
-        }
+        figures[_ON_LOGITS] = kernels.logit_figures(on_real.data, on_fake.data)
         grads = grad(loss, self.discriminator.parameters())
-        return Turn(loss.data, [g.data for g in grads], metrics)
+        return Turn(loss.data, [g.data for g in grads], figures)
 
     @one_blas_thread()
     def generator_turn(
@@ -112,7 +116,7 @@ class Game:
             grads = grad(loss, self.generator.parameters())
         finally:
             self.discriminator.requires_grad_(True)
-        return Turn(loss.data, [g.data for g in grads], {"g_loss": loss.data})
+        return Turn(loss.data, [g.data for g in grads], {("g_loss",): loss.data.reshape(1)})
 
     def _penalty(self, x: Array, fake: Array, labels: Any, fake_labels: Any, stream: Any) -> Any:
         def on(images: Any) -> Any:
@@ -139,12 +143,18 @@ class Average:
     def __init__(self, net: Module, decay: float) -> None:
         self.net = copy.deepcopy(net).requires_grad_(False)
         self.decay = decay
+        lay_out(self.net.parameters())
 
     def update(self, net: Module, step: int) -> None:
         """Move towards the weights that `net` has after `step` updates."""
-        d = min(self.decay, (1 + step) / (10 + step))
-        for mine, its in zip(self.net.parameters(), net.parameters(), strict=True):
-            mine.data += (1 - d) * (its.data - mine.data)
+        blend = 1 - min(self.decay, (1 + step) / (10 + step))
+        mine, its = (n.parameters() for n in (self.net, net))
+        whole = laid_out(mine), laid_out(its)
+        if whole[0] is not None and whole[1] is not None:
+            kernels.average(*whole, blend)
+        else:
+            for m, p in zip(mine, its, strict=True):
+                kernels.average(m.data, p.data, blend)
         for (_, b), (_, its_b) in zip(self.net.named_buffers(), net.named_buffers(), strict=True):
             b.data[...] = its_b.data
 

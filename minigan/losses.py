@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from minigan import ops
+from minigan import kernels, ops
 from minigan.array import Array, Stream, xp_of
 from minigan.autograd import Tensor, grad
 from minigan.ops import mean, relu, sigmoid, softplus, sqrt
+from minigan.primitive import fused
 
 Logits = Any  # a Tensor, or an array
 
@@ -38,9 +39,25 @@ def bce_with_logits(logits: Logits, target: Any) -> Any:
 
     target t: a number or an array like the logits, in [0, 1].
     """
-    if hasattr(target, "astype"):
-        target = target.astype(logits.dtype)
+    if not hasattr(target, "astype"):
+        return _bce_with_logits(logits, target=float(target))
+    target = target.astype(logits.dtype)
     return mean(target * softplus(-logits) + (1 - target) * softplus(logits))
+
+
+@fused
+def _bce_with_logits(logits: Any, *, target: float) -> Any:
+    return mean(target * softplus(-logits) + (1 - target) * softplus(logits))
+
+
+@_bce_with_logits.fast_forward
+def _(logits, *, target):  # type: ignore[no-untyped-def]
+    return kernels.bce_with_logits(logits, target)  # the loss, and its gradient to save
+
+
+@_bce_with_logits.fast_vjp
+def _(g, gx, logits, *, target):  # type: ignore[no-untyped-def]
+    return (g * gx,)
 
 
 def bce(p: Any, target: Any, eps: float = 1e-7) -> Any:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from minigan import kernels
-from minigan.array import Array, to_numpy, xp_of
+from minigan.array import Array, address, to_numpy, xp_of
 from minigan.autograd import Tensor
 
 Parameters = Iterable[Tensor] | Iterable[tuple[str, Tensor]]
@@ -37,6 +37,30 @@ def _kind(a: Array) -> tuple[Any, Any]:
     return xp_of(a), a.dtype
 
 
+def _starts(params: Sequence[Tensor]) -> list[int]:
+    """Where each of params starts in a flat array, and last the length of it."""
+    unit = ALIGNMENT // params[0].dtype.itemsize
+    return [0, *accumulate(-(-p.size // unit) * unit for p in params)]
+
+
+def lay_out(params: Sequence[Tensor]) -> None:
+    """Put params end to end into one array, as an optimizer does, if they can share one."""
+    if len({_kind(p.data) for p in params}) == 1:
+        _Flat(list(range(len(params))), list(params), {}, ())
+
+
+def laid_out(params: Sequence[Tensor]) -> Array | None:
+    """The one array that params lie in end to end, in this order; None if they do not."""
+    if not params or (flat := params[0].data.base) is None or flat.ndim != 1:
+        return None
+    starts, first, itemsize = _starts(params), address(flat), flat.dtype.itemsize
+    there = all(
+        p.data.base is flat and address(p.data) == first + start * itemsize
+        for p, start in zip(params, starts, strict=False)
+    )
+    return flat if there and flat.size == starts[-1] else None
+
+
 class _Flat:
     """Parameters of one group, device and dtype, end to end in one array, with all that is theirs.
 
@@ -48,12 +72,11 @@ class _Flat:
     def __init__(
         self, places: list[int], params: list[Tensor], options: Options, state: Sequence[str]
     ) -> None:
-        first = params[0].data
-        xp, unit = xp_of(first), ALIGNMENT // first.dtype.itemsize
         self.places, self.params, self.options = places, params, options
         self.shapes = [p.shape for p in params]
-        self.starts = [0, *accumulate(-(-p.size // unit) * unit for p in params)]
-        self.p, self.g = (xp.zeros(self.starts[-1], first.dtype) for _ in range(2))
+        self.starts = _starts(params)
+        xp = xp_of(params[0].data)
+        self.p, self.g = (xp.zeros(self.starts[-1], params[0].dtype) for _ in range(2))
         self.state = {key: xp.zeros_like(self.p) for key in state}
         self.steps = np.zeros(len(params), np.int64)
         self.views: list[Array] = [None] * len(params)
@@ -84,10 +107,9 @@ class _Flat:
         One part if all parameters have a gradient and are equally old; else one for each run of
         neighbours that are. Parameters without a gradient are in none.
         """
-        for i, g in enumerate(grads):
-            if g is not None:
-                self.part(self.g, i)[...] = g
-                self.steps[i] += 1
+        there = [i for i, g in enumerate(grads) if g is not None]
+        kernels.pack([grads[i] for i in there], [self.starts[i] for i in there], self.g)
+        self.steps[there] += 1
         ages = [0 if g is None else int(n) for g, n in zip(grads, self.steps, strict=True)]
         for age, run in groupby(range(len(ages)), ages.__getitem__):
             members = list(run)

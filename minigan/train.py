@@ -17,11 +17,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from minigan import kernels, optim, schedules
-from minigan.array import Array, Stream, check_device, manual_seed, to_device, to_numpy
+from minigan.array import Array, Stream, check_device, manual_seed, to_device, to_numpy, xp_of
 from minigan.autograd import observe
 from minigan.checkpoint import Checkpoint
 from minigan.data import Batches, DataError, Dataset, to_uint8
-from minigan.gan import Average, Game, Turn, all_finite
+from minigan.gan import Average, Game, Names, Turn, all_finite
 from minigan.losses import LOSSES
 from minigan.models import FAMILIES
 from minigan.nn import Module
@@ -181,6 +181,8 @@ class Trainer:
         self.skipped = False  # whether the last step left an update out
         self.sums: dict[str, float] = {}  # of the metrics since the last log line
         self.counted = 0
+        self._unseen: dict[Names, Array] = {}  # sums that are still on the device
+        self._unseen_steps = 0
 
     # ------------------------------------------------------------------------------------ one step
 
@@ -188,28 +190,59 @@ class Trainer:
         """Take one step: n_critic updates of the discriminator, one of the generator.
 
         on_nan: "stop" raises NonFinite before the update that would spread it; "skip" leaves that
-        network's update out.
+        network's update out. On device cuda a look at the numbers would wait for the GPU: there
+        only "skip" looks in every step, else `check` does when it is called.
         """
         r = self.recipe
         manual_seed(r.seed, self.step)
-        metrics: dict[str, Array] = {}
+        figures: dict[Names, Array] = {}
         for i in range(r.n_critic):
             turn = self._play("discriminator", partial(self._discriminator_turn, i), on_nan)
-            metrics |= turn.metrics
+            figures |= turn.figures
             if r.clip_weights:
                 optim.clip_weights(self.discriminator.parameters(), r.clip_weights)
         turn = self._play("generator", self._generator_turn, on_nan)
-        metrics |= turn.metrics
-        self.skipped = any(name.startswith("skipped") for name in metrics)
+        figures |= turn.figures
+        self.skipped = any(name.startswith("skipped") for names in figures for name in names)
         self.step += 1
         if self.average:
             self.average.update(self.generator, self.step)
-        for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
-        self.counted += 1
+        self._count(figures)
+
+    def _count(self, figures: dict[Names, Array]) -> None:
+        """Add a step's figures to the sums; on device cuda without waiting for them."""
+        for names, values in figures.items():
+            if names not in self._unseen:
+                self._unseen[names] = xp_of(values).zeros_like(values)
+            self._unseen[names] += values
+        self._unseen_steps += 1
+        if self.device != "cuda":
+            self._look()
+
+    def _look(self) -> None:
+        """Fetch the sums from the device."""
+        for names, values in self._unseen.items():
+            for name, value in zip(names, to_numpy(values).tolist(), strict=True):
+                self.sums[name] = self.sums.get(name, 0.0) + value
+        self.counted += self._unseen_steps
+        self._unseen, self._unseen_steps = {}, 0
+
+    def check(self) -> None:
+        """Look at the weights and sums on device cuda, where `advance` does not; others need not.
+
+        Raises: NonFinite. A NaN or infinity of any step since the last look is in them still.
+        """
+        if self.device != "cuda":
+            return
+        self._look()
+        for name, net in (("discriminator", self.discriminator), ("generator", self.generator)):
+            sums = [v for key, v in self.sums.items() if key.startswith("g_") == (name[0] == "g")]
+            if not np.isfinite(sums).all() or not all_finite([p.data for p in net.parameters()]):
+                raise NonFinite(self.step, name, None)
 
     def averages(self) -> dict[str, float]:
         """The mean of each metric since the last call."""
+        self._look()
         means = {name: total / self.counted for name, total in self.sums.items()}
         self.sums, self.counted = {}, 0
         return means
@@ -251,18 +284,19 @@ class Trainer:
     def _play(self, name: str, compute: Callable[[], Turn], on_nan: str) -> Turn:
         """Compute a turn, check it, and update the network with it."""
         optimizer = getattr(self, f"optimizer_{name[0]}")
-        buffers = [
-            (b, b.data.copy())
-            for n in (self.generator, self.discriminator)
-            for _, b in n.named_buffers()
-        ]
-        turn = compute()
-        if not all_finite([turn.loss, *turn.grads]):
-            for buffer, value in buffers:
-                buffer.data[...] = value
-            if on_nan != "skip":
-                raise NonFinite(self.step, name, _first_non_finite(compute))
-            return Turn(turn.loss, [], {f"skipped_{name[0]}": np.float32(1)})
+        if self.device == "cuda" and on_nan != "skip":
+            turn = compute()
+        else:
+            nets = (self.generator, self.discriminator)
+            buffers = [(b, b.data.copy()) for net in nets for _, b in net.named_buffers()]
+            turn = compute()
+            if not all_finite([turn.loss, *turn.grads]):
+                for buffer, value in buffers:
+                    buffer.data[...] = value
+                if on_nan != "skip":
+                    raise NonFinite(self.step, name, _first_non_finite(compute))
+                one = xp_of(turn.loss).ones(1, np.float32)
+                return Turn(turn.loss, [], {(f"skipped_{name[0]}",): one})
         grads = turn.grads
         if self.recipe.clip_grad_norm:
             grads, _ = optim.clip_grad_norm(grads, self.recipe.clip_grad_norm)
@@ -287,6 +321,7 @@ class Trainer:
 
     def checkpoint(self) -> Checkpoint:
         """All that a resumed training needs."""
+        self._look()
         tensors = {
             f"{part}.{name}": value
             for part, owner in self._parts().items()
@@ -317,6 +352,7 @@ class Trainer:
             _load_part(owner, part, checkpoint)
         self.step, self.rollbacks = state["step"], state["rollbacks"]
         self.sums, self.counted = dict(state["sums"]), state["counted"]
+        self._unseen, self._unseen_steps = {}, 0
 
 
 def _recipe_of(checkpoint: Checkpoint) -> Recipe:
@@ -402,9 +438,18 @@ def fit(
         _save(trainer, run)
     clock, clocked, skips = time.perf_counter(), trainer.step, 0
     stopped = False
+
+    looks = recipe.log_every, recipe.sample_every, recipe.checkpoint_every
+
+    def due(every: int) -> bool:
+        return trainer.step % every == 0 or trainer.step == recipe.steps
+
     while trainer.step < recipe.steps and not stopped:
         try:
             trainer.advance("skip" if on_nan == "skip" else "stop")
+            stopped = should_stop()
+            if stopped or any(map(due, looks)):
+                trainer.check()
         except NonFinite as error:
             if on_nan != "rollback":
                 raise
@@ -416,17 +461,16 @@ def fit(
         if skips >= _MOST_SKIPS:
             raise NonFinite(step, "generator or discriminator", None)
         reporter.step(trainer)
-        if step % recipe.log_every == 0 or step == recipe.steps:
+        if due(recipe.log_every):
             now = time.perf_counter()
             record = {"step": step, **trainer.averages()}
             record["images_per_second"] = (step - clocked) * recipe.batch / (now - clock)
             clock, clocked = now, step
             run.append_log(record)
             reporter.log(record)
-        if step % recipe.sample_every == 0 or step == recipe.steps:
+        if due(recipe.sample_every):
             _draw(trainer, run)
-        stopped = should_stop()
-        if step % recipe.checkpoint_every == 0 or step == recipe.steps or stopped:
+        if due(recipe.checkpoint_every) or stopped:
             _save(trainer, run)
     run.save_progress()
     return trainer.step >= recipe.steps

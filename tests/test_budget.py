@@ -77,9 +77,6 @@ def test_launches_of_a_training_step():
     )
 
 
-@pytest.mark.xfail(
-    reason="elementwise ops of losses, metrics and checks are CuPy's own", strict=True
-)
 def test_a_training_step_needs_at_most_a_hundred_launches():
     assert counted_step().launches <= BAR
 
