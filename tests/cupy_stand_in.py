@@ -61,8 +61,6 @@ class ndarray(np.ndarray):
     def data(self):
         return types.SimpleNamespace(ptr=self.ctypes.data)
 
-    data = property(lambda self: types.SimpleNamespace(ptr=self.ctypes.data))
-
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
         _refuse_host(ufunc.__name__, (*inputs, *(out or ())))
         tally.others[f"{ufunc.__name__}.{method}" if method != "__call__" else ufunc.__name__] += 1
