@@ -26,6 +26,7 @@ from minigan.kernels.reference import Pads, Pair, conv_out_size
 
 __all__ = [
     "adam",
+    "add",
     "average",
     "batch_norm",
     "batch_norm_backward",
@@ -36,9 +37,11 @@ __all__ = [
     "conv2d_dgrad",
     "conv2d_wgrad",
     "conv_out_size",
+    "logistic_d",
     "logit_figures",
     "matmul",
     "pack",
+    "scale",
     "use",
     "warm_up",
 ]
@@ -196,6 +199,10 @@ def bce_with_logits(x: Any, target: float) -> tuple[Any, Any]:
     return _simple(x).bce_with_logits(x, target)
 
 
+def logistic_d(real: Any, fake: Any, target: float) -> tuple[Any, Any]:
+    return _simple(real).logistic_d(real, fake, target)
+
+
 def logit_figures(real: Any, fake: Any) -> Any:
     return _simple(real).logit_figures(real, fake)
 
@@ -206,3 +213,14 @@ def pack(arrays: Sequence[Any], starts: Sequence[int], flat: Any) -> None:
 
 def average(a: Any, p: Any, blend: float) -> None:
     _simple(a).average(a, p, blend)
+
+
+def scale(x: Any, s: Any) -> Any:
+    return _simple(x).scale(x, s)
+
+
+def add(a: Any, b: Any, out: Any = None) -> Any:
+    """a + b of arrays of any dtype, into out if it is given: how gradients that meet are summed."""
+    if backend(a) in _ON_GPU and a.dtype == b.dtype == np.float32 and a.shape == b.shape:
+        return _module(a).add(a, b, out)
+    return xp_of(a, b).add(a, b, out=out)

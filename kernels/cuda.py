@@ -1,8 +1,6 @@
-"""The kernel contract on our CUDA kernels: check, allocate, launch.
+"""The kernel contract on our CUDA kernels: check, allocate, launch; launcher.py says who runs them.
 
-`launch` is the one seam between Python and the .cu files. The arrays say who executes: CuPy arrays
-go to the GPU through cupy.RawModule, NumPy arrays to `sim`, the SIMT interpreter of the PTX that
-NVIDIA's compiler makes of the same files. Float32 only: reference.py and cpu.py do other dtypes.
+Float32 only: reference.py and cpu.py do other dtypes.
 """
 
 from __future__ import annotations
@@ -10,31 +8,36 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minigan.array import Array, xp_of
+from minigan.kernels.launcher import (
+    Kernel,
+    Launch,
+    is_planning,
+    launch,
+    launch_log,
+    numbers,
+    set_checks,
+)
 from minigan.kernels.plan import Geometry, Plan, choose
 from minigan.kernels.reference import Pads, Pair
-from minigan.kernels.signatures import (
-    FOLDER,
-    Signature,
-    checked,
-    common_device,
-    signatures,
-    source_of,
-    three_sizes,
-)
 
 __all__ = [
+    "Epilogue",
+    "Kernel",
+    "Launch",
     "adam",
     "adam_hyper",
     "adam_step",
+    "add",
+    "average",
     "batch_norm",
     "batch_norm_backward",
+    "bce_with_logits",
     "bias_act",
     "bias_act_backward",
     "conv2d",
@@ -42,122 +45,18 @@ __all__ = [
     "conv2d_wgrad",
     "launch",
     "launch_log",
+    "logistic_d",
+    "logit_figures",
     "matmul",
+    "pack",
     "philox_normal",
     "philox_uniform",
+    "scale",
+    "set_checks",
     "tf32",
 ]
 
 Dims = tuple[int, ...]
-
-# ---- The seam -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A kernel of kernels/*.cu, specialised by -D definitions."""
-
-    name: str
-    defines: tuple[tuple[str, Any], ...] = ()
-
-
-@dataclass(frozen=True)
-class Launch:
-    """A line of the launch log."""
-
-    kernel: str
-    grid: Dims
-    block: Dims
-    defines: tuple[tuple[str, Any], ...] = ()
-
-
-_logs: list[list[Launch]] = []
-_checks = True
-
-
-def set_checks(enabled: bool) -> bool:
-    """Whether sim looks for races, stray accesses and the like from now on, which takes three times
-    as long. Returns whether it did."""
-    global _checks
-    previous, _checks = _checks, enabled
-    return previous
-
-
-@contextmanager
-def launch_log() -> Iterator[list[Launch]]:
-    """Context manager: the list of all launches inside it, in order."""
-    log: list[Launch] = []
-    _logs.append(log)
-    try:
-        yield log
-    finally:
-        _logs.remove(log)
-
-
-def launch(kernel: Kernel, grid: Sequence[int], block: Sequence[int], args: Sequence[Any]) -> None:
-    """Run a kernel over a grid of blocks (up to three dimensions each), asynchronously on a GPU.
-
-    args: one for each parameter of the kernel. Scalars are cast to the declared type. Arrays must
-    have the declared dtype, be C-contiguous, and lie all on one device, where the kernel runs; None
-    is a null pointer. A grid of no blocks does nothing.
-
-    Raises: TypeError, ValueError that name kernel and argument.
-    """
-    if kernel.name not in signatures():
-        raise ValueError(f"launch: no kernel {kernel.name!r} in kernels/*.cu")
-    signature = signatures()[kernel.name]
-    if len(args) != len(signature.parameters):
-        names = ", ".join(p.name for p in signature.parameters)
-        raise TypeError(f"{kernel.name}: {len(args)} arguments for the parameters ({names})")
-    pairs = list(zip(signature.parameters, args, strict=True))
-    args = [checked(kernel.name, parameter, arg) for parameter, arg in pairs]
-    arrays = {p.name: a for p, a in pairs if p.is_array and a is not None}
-    device = common_device(kernel.name, arrays)
-    if math.prod(grid) == 0:
-        return
-    grid3, block3 = three_sizes(kernel.name, "grid", grid), three_sizes(kernel.name, "block", block)
-    for log in _logs:
-        log.append(Launch(kernel.name, grid3, block3, kernel.defines))
-    execute = _execute_on_sim if device is None else _execute_on_gpu
-    execute(signature, kernel, grid3, block3, args)
-
-
-def _execute_on_sim(
-    signature: Signature, kernel: Kernel, grid: Dims, block: Dims, args: Sequence[Any]
-) -> None:
-    from minigan.kernels import sim
-
-    module = sim.load(FOLDER / signature.file, defines=dict(kernel.defines))
-    module.launch(kernel.name, grid, block, *args, checks=_checks)
-
-
-def _execute_on_gpu(
-    signature: Signature, kernel: Kernel, grid: Dims, block: Dims, args: Sequence[Any]
-) -> None:
-    null = np.uint64(0)
-    device = next(arg.device for arg in args if xp_of(arg) is not np)
-    with device:
-        function = _gpu_function(signature.file, kernel)
-        function(grid, block, tuple(null if arg is None else arg for arg in args))
-
-
-@cache
-def _gpu_function(file: str, kernel: Kernel) -> Any:
-    """The compiled kernel; CuPy loads it on each device where it is called, and caches it on disk.
-
-    CuPy adds -arch and -ftz=true itself.
-    """
-    import cupy
-
-    options = ("--std=c++17", *(f"-D{key}={value}" for key, value in kernel.defines))
-    try:
-        return cupy.RawModule(code=source_of(file), options=options).get_function(kernel.name)
-    except OSError as error:
-        raise OSError(
-            f"{kernel.name}: CuPy cannot write its kernel cache ({error}): set the environment "
-            "variable CUPY_CACHE_DIR to a folder that it may write"
-        ) from error
-
 
 _tf32 = False
 
@@ -215,8 +114,9 @@ def _float32(op: str, **arrays: Array) -> list[Array]:
 
 
 def _empty(like: Array, shape: Dims) -> Array:
-    """An unwritten float32 array beside `like`, for a result."""
-    return xp_of(like).empty(shape, np.float32)
+    """An unwritten float32 array beside `like`, for a result; while planning, of zeros."""
+    xp = xp_of(like)
+    return (xp.zeros if is_planning() else xp.empty)(shape, np.float32)
 
 
 def _workspace(like: Array, shape: Dims) -> Array:
@@ -480,6 +380,14 @@ def bce_with_logits(x: Array, target: float) -> tuple[Array, Array]:
     return loss, gx
 
 
+def logistic_d(real: Array, fake: Array, target: float) -> tuple[Array, Array]:
+    real, fake = _float32("logistic_d", real=real, fake=fake)
+    loss, gx = _empty(real, ()), _empty(real, (real.size + fake.size,))
+    args = (real, fake, loss, gx, real.size, fake.size, target)
+    launch(_kernel("logistic_d"), (1,), (256,), args)
+    return loss, gx
+
+
 def logit_figures(real: Array, fake: Array) -> Array:
     real, fake = _float32("logit_figures", real=real, fake=fake)
     figures = _empty(real, (6,))
@@ -503,8 +411,23 @@ def pack(arrays: Sequence[Array], starts: Sequence[int], flat: Array) -> None:
 
 def average(a: Array, p: Array, blend: float) -> None:
     _expect("average", "p", p, a.shape)
-    numbers = xp_of(a).asarray(np.array([blend], np.float32))
-    launch(_kernel("average"), _blocks(a.size), (256,), (a, p, numbers, a.size))
+    args = (a, p, numbers(a, np.array([blend], np.float32)), a.size)
+    launch(_kernel("average"), _blocks(a.size), (256,), args)
+
+
+def add(a: Array, b: Array, out: Array | None = None) -> Array:
+    a, b = _float32("add", a=a, b=b)
+    _expect("add", "b", b, a.shape)
+    y = _empty(a, a.shape) if out is None else out
+    launch(_kernel("add"), _blocks(a.size), (256,), (a, b, y, a.size))
+    return y
+
+
+def scale(x: Array, s: Array) -> Array:
+    x, s = _float32("scale", x=x, s=s)
+    y = _empty(x, x.shape)
+    launch(_kernel("scale"), _blocks(x.size), (256,), (x, s, y, x.size))
+    return y
 
 
 def adam_hyper(
@@ -517,9 +440,7 @@ def adam_hyper(
 
 
 def adam_step(p: Array, g: Array, m: Array, v: Array, hyper: Array) -> None:
-    """adam with its numbers in device memory, to be captured in a CUDA graph: before a replay,
-    overwrite `hyper` with the next step's adam_hyper.
-    """
+    """adam with its numbers in device memory: those of adam_hyper."""
     for name, a in (("g", g), ("m", m), ("v", v)):
         _expect("adam", name, a, p.shape)
     _expect("adam", "hyper", hyper, (6,))
@@ -531,7 +452,7 @@ def adam(
     weight_decay: float, step: int,
 ) -> None:  # fmt: skip
     hyper = adam_hyper(lr, beta1, beta2, eps, weight_decay, step)
-    adam_step(p, g, m, v, xp_of(p).asarray(hyper))
+    adam_step(p, g, m, v, numbers(p, hyper))
 
 
 def philox_uniform(

@@ -1,13 +1,14 @@
 // Binary cross-entropy of logits with a target t for all of them, and its gradient:
 //
-//     loss = 1/n Σ_i  max(x_i, 0) - t·x_i + ln(1 + e^-|x_i|)        (= -t ln σ(x) - (1-t) ln(1 - σ(x)))
-//     gx_i = (σ(x_i) - t) / n
+//     bce(x, t) = 1/n Σ_i  max(x_i, 0) - t·x_i + ln(1 + e^-|x_i|)   (= -t ln σ(x) - (1-t) ln(1 - σ(x)))
+//     gx_i      = (σ(x_i) - t) / n
 //
-// and the figures of a discriminator's logits that a training logs:
+// of one vector, and for a discriminator of two, loss = bce(real, t) + bce(fake, 0); and the figures of a discriminator's logits that a training logs:
 //
 //     figures = {mean σ(real), mean σ(fake), share of real > 0, of fake < 0, mean real, mean fake}
 //
-// Layout     x, gx (n), loss (1);  real (n_real), fake (n_fake), figures (6).
+// Layout     x, gx (n), loss (1);  real (n_real), fake (n_fake), their gradients behind each other in
+//            gx (n_real + n_fake), figures (6).
 // Threads    One block: a batch of logits is a few hundred floats, and one launch is what counts. A
 //            thread takes every 256th, and the block's sum is taken in a fixed order.
 // Launch     grid 1, block 256.
@@ -29,17 +30,29 @@ __device__ float block_sum(float v) {
 
 __device__ __forceinline__ float sigmoid(float x) { return 0.5f * tanhf(0.5f * x) + 0.5f; }
 
-// σ(x) - t as (1-t)·σ(x) - t·σ(-x): small values keep their digits.
-extern "C" __global__ void __launch_bounds__(THREADS)
-bce_with_logits(const float* x, float* loss, float* gx, unsigned n, float t) {
+// bce(x, t), in every thread, and its gradient.
+// σ(x) - t is taken as (1-t)·σ(x) - t·σ(-x): small values keep their digits.
+__device__ float bce(const float* x, float* gx, unsigned n, float t) {
     float sum = 0.0f;
     for (unsigned i = threadIdx.x; i < n; i += THREADS) {
         float v = x[i], e = expf(-fabsf(v)), large = 1.0f / (1.0f + e), small = e * large;
         sum += (fmaxf(v, 0.0f) - t * v) + log1pf(e);
         gx[i] = ((1.0f - t) * (v > 0.0f ? large : small) - t * (v > 0.0f ? small : large)) / n;
     }
-    sum = block_sum(sum);
-    if (threadIdx.x == 0) loss[0] = sum / n;
+    return block_sum(sum) / n;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+bce_with_logits(const float* x, float* loss, float* gx, unsigned n, float t) {
+    float mean = bce(x, gx, n, t);
+    if (threadIdx.x == 0) loss[0] = mean;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+logistic_d(const float* real, const float* fake, float* loss, float* gx, unsigned n_real,
+           unsigned n_fake, float t) {
+    float sum = bce(real, gx, n_real, t) + bce(fake, gx + n_real, n_fake, 0.0f);
+    if (threadIdx.x == 0) loss[0] = sum;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)

@@ -230,6 +230,14 @@ def bce_with_logits(x: Array, target: float) -> tuple[Array, Array]:
     return np.asarray(loss), gx / x.size
 
 
+def logistic_d(real: Array, fake: Array, target: float) -> tuple[Array, Array]:
+    """bce(real, target) + bce(fake, 0), and its gradients by real and fake, flat, end to end."""
+    (on_real, g_real), (on_fake, g_fake) = (
+        bce_with_logits(x, t) for x, t in ((real, target), (fake, 0.0))
+    )
+    return on_real + on_fake, np.concatenate([g_real.ravel(), g_fake.ravel()])
+
+
 def logit_figures(real: Array, fake: Array) -> Array:
     """(mean σ(real), mean σ(fake), share of real > 0, of fake < 0, mean real, mean fake)"""
     sigmoid = ACTIVATIONS["sigmoid"][0]
@@ -247,3 +255,13 @@ def pack(arrays: Sequence[Array], starts: Sequence[int], flat: Array) -> None:
 def average(a: Array, p: Array, blend: float) -> None:
     """a += blend · (p - a), in place: a step of the moving average of weights p."""
     a += blend * (p - a)
+
+
+def add(a: Array, b: Array, out: Array | None = None) -> Array:
+    """a + b, which may be written into out."""
+    return np.add(a, b, out=out)
+
+
+def scale(x: Array, s: Array) -> Array:
+    """s · x, s without axes."""
+    return s * x

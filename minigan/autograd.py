@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minigan import kernels
 from minigan.array import Array, to_numpy, xp_of
 
 _count = itertools.count()
@@ -332,10 +333,10 @@ def backpropagate(
                 assert parent is not None
                 if parent not in table:
                     table[parent] = gx
-                elif parent in owned:
-                    table[parent] += gx
-                else:
+                elif create_graph:
                     table[parent] = table[parent] + gx
-                    if not create_graph:
-                        owned.add(parent)
+                else:
+                    mine = table[parent] if parent in owned else None
+                    table[parent] = kernels.add(table[parent], gx, out=mine)
+                    owned.add(parent)
     return {t: table[t] for t in wanted if t in table}

@@ -10,7 +10,7 @@ x (N,C,H,W)   z (N,latent_dim)   labels (N,) of int, or None where the networks 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from minigan import kernels, losses
@@ -61,6 +61,7 @@ class Game:
     real_target: float = 1.0
     penalty: str = "none"
     penalty_weight: float = 10.0
+    _seed: Array = field(default=None, init=False, repr=False)
 
     def generate(self, z: Array, labels: Array | None = None) -> Array:
         """Samples, recorded nowhere."""
@@ -92,7 +93,7 @@ class Game:
             figures[("penalty",)] = penalty.data.reshape(1)
             loss = loss + penalty * penalty_factor
         figures[_ON_LOGITS] = kernels.logit_figures(on_real.data, on_fake.data)
-        grads = grad(loss, self.discriminator.parameters())
+        grads = grad(loss, self.discriminator.parameters(), self._one(loss))
         return Turn(loss.data, [g.data for g in grads], figures)
 
     @one_blas_thread()
@@ -113,10 +114,16 @@ class Game:
             if x is not None:
                 on_real = _call(self.discriminator, Tensor(x), labels)
             loss = self.loss.generator(on_fake, on_real)
-            grads = grad(loss, self.generator.parameters())
+            grads = grad(loss, self.generator.parameters(), self._one(loss))
         finally:
             self.discriminator.requires_grad_(True)
         return Turn(loss.data, [g.data for g in grads], {("g_loss",): loss.data.reshape(1)})
+
+    def _one(self, loss: Any) -> Array:
+        """dL/dL, made once."""
+        if type(self._seed) is not type(loss.data) or self._seed.dtype != loss.dtype:
+            self._seed = xp_of(loss.data).ones_like(loss.data)
+        return self._seed
 
     def _penalty(self, x: Array, fake: Array, labels: Any, fake_labels: Any, stream: Any) -> Any:
         def on(images: Any) -> Any:

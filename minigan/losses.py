@@ -57,7 +57,7 @@ def _(logits, *, target):  # type: ignore[no-untyped-def]
 
 @_bce_with_logits.fast_vjp
 def _(g, gx, logits, *, target):  # type: ignore[no-untyped-def]
-    return (g * gx,)
+    return (kernels.scale(gx, g),)
 
 
 def bce(p: Any, target: Any, eps: float = 1e-7) -> Any:
@@ -78,7 +78,23 @@ def bce(p: Any, target: Any, eps: float = 1e-7) -> Any:
 
 def logistic_d(real: Logits, fake: Logits, real_target: float = 1.0) -> Any:
     """-E[ln σ(real)] - E[ln(1 - σ(fake))]: Goodfellow et al. 2014, eq. 1, negated."""
-    return bce_with_logits(real, real_target) + bce_with_logits(fake, 0.0)
+    return _logistic_d(real, fake, target=float(real_target))
+
+
+@fused
+def _logistic_d(real: Any, fake: Any, *, target: float) -> Any:
+    return bce_with_logits(real, target) + bce_with_logits(fake, 0.0)
+
+
+@_logistic_d.fast_forward
+def _(real, fake, *, target):  # type: ignore[no-untyped-def]
+    return kernels.logistic_d(real, fake, target)  # the loss, and both gradients to save
+
+
+@_logistic_d.fast_vjp
+def _(g, saved, real, fake, *, target):  # type: ignore[no-untyped-def]
+    both = kernels.scale(saved, g)
+    return both[: real.size].reshape(real.shape), both[real.size :].reshape(fake.shape)
 
 
 def minimax_g(fake: Logits) -> Any:

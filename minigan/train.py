@@ -214,7 +214,7 @@ class Trainer:
         for names, values in figures.items():
             if names not in self._unseen:
                 self._unseen[names] = xp_of(values).zeros_like(values)
-            self._unseen[names] += values
+            kernels.add(self._unseen[names], values, out=self._unseen[names])
         self._unseen_steps += 1
         if self.device != "cuda":
             self._look()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from minigan.kernels import cuda, sim
+from minigan.kernels import launcher, sim
 
 
 @dataclass
@@ -248,14 +248,14 @@ def stand_in(runs=True):
     before = sys.modules.get("cupy")
     fake = _module()
     sys.modules["cupy"] = fake
-    cuda._gpu_function.cache_clear()
+    launcher.gpu_function.cache_clear()
     tally.clear()
     RawModule.runs = runs
     try:
         yield tally
     finally:
         RawModule.runs = True
-        cuda._gpu_function.cache_clear()
+        launcher.gpu_function.cache_clear()
         if before is None:
             del sys.modules["cupy"]
         else:

@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from minigan.kernels import cuda, signatures
+from minigan.kernels import cuda, launcher, signatures
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 
@@ -41,15 +41,17 @@ def test_arguments_as_the_gpu_gets_them(monkeypatch):
 
     x = FakeArray()
     x.device = device
-    monkeypatch.setattr(cuda, "xp_of", lambda a: cupy if isinstance(a, FakeArray) else np)
+    monkeypatch.setattr(launcher, "xp_of", lambda a: cupy if isinstance(a, FakeArray) else np)
     monkeypatch.setattr(
-        cuda,
-        "_gpu_function",
-        lambda file, kernel: lambda *call: calls.append((file, kernel.name, device.entered, *call)),
+        launcher,
+        "gpu_function",
+        lambda xp, file, kernel: (
+            lambda *call: calls.append((file, kernel.name, device.entered, *call))
+        ),
     )
     signature = signatures.signatures()["bias_act"]
     kernel, args = cuda.Kernel("bias_act"), (x, None, x, np.uint32(7))
-    cuda._execute_on_gpu(signature, kernel, (1, 1, 1), (256, 1, 1), args)
+    launcher._execute_on_gpu(signature, kernel, (1, 1, 1), (256, 1, 1), args)
     ((file, name, entered, grid, block, passed),) = calls
     assert (file, name, entered) == ("channels.cu", "bias_act", True)
     assert (grid, block) == ((1, 1, 1), (256, 1, 1))
