@@ -5,7 +5,7 @@
 
 A step is one update of the discriminator and one of the generator. Each contender runs in its own
 process, and they take turns, so that what else the machine does hits all alike; medians of all
-steps but the first of each turn. PyTorch (pip install 'minigan[bench]') as a careful user writes
+steps but the first of each turn. PyTorch (pip install torch) as a careful user writes
 it: fused Adam, the discriminator frozen in the generator's step, gradients set to None, fakes made
 without a graph; eager, eager with channels last, and compiled.
 """
@@ -234,7 +234,7 @@ def main() -> None:
     if args.worker:
         return work(args.worker, CASES[args.cases[0]])
     if importlib.util.find_spec("torch") is None:
-        print("PyTorch is not installed: pip install 'minigan[bench]'", file=sys.stderr)
+        print("PyTorch is not installed: pip install torch", file=sys.stderr)
     rate = sgemm_rate()
     results = []
     for name in args.cases or CASES:

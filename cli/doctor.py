@@ -170,7 +170,7 @@ def _package() -> Iterator[Check]:
             "data",
             f"{what} missing from the installation",
             TROUBLE,
-            "pip install --force-reinstall minigan",
+            "install minigan anew, from its clone: pip install --force-reinstall .",
         )
 
 
@@ -228,7 +228,7 @@ def _cuda() -> Iterator[Check]:
             "CuPy",
             "not installed: --device cuda cannot run",
             OPTIONAL,
-            "with an NVIDIA GPU: pip install 'minigan[cuda]'",
+            "with an NVIDIA GPU: pip install 'cupy-cuda12x[ctk]'",
         )
         return
     packages = sorted(set(importlib.metadata.packages_distributions().get("cupy", ["cupy"])))
@@ -238,7 +238,7 @@ def _cuda() -> Iterator[Check]:
             "CuPy",
             f"installed more than once: {name}",
             TROUBLE,
-            f"pip uninstall {' '.join(packages)}, then pip install 'minigan[cuda]'",
+            f"pip uninstall {' '.join(packages)}, then pip install 'cupy-cuda12x[ctk]'",
         )
         return
     yield Check("CuPy", name)

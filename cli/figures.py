@@ -98,7 +98,7 @@ def _page(reports: list[Report]) -> str:
         from minigan.kernels.page import page
     except ImportError:
         raise Refused(
-            "--html draws with matplotlib, which is not installed: pip install 'minigan[plots]'"
+            "--html draws with matplotlib, which is not installed: pip install matplotlib"
         ) from None
     return page(reports)
 

@@ -42,7 +42,7 @@ def check_device(device: str) -> str:
             import cupy
         except ImportError:
             raise DeviceError(
-                "device cuda needs CuPy, which is not installed: pip install 'minigan[cuda]'"
+                "device cuda needs CuPy, which is not installed: pip install 'cupy-cuda12x[ctk]'"
             ) from None
         if not cupy.cuda.is_available():
             raise DeviceError(

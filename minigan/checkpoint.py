@@ -60,6 +60,8 @@ def load(path: Path) -> Checkpoint:
     try:
         header = json.loads(metadata["minigan"])
         state, crcs = header["state"], header["crc32"]
+        if not isinstance(state["recipe"], dict) or not isinstance(state["step"], int):
+            raise TypeError
     except (KeyError, TypeError, json.JSONDecodeError):
         raise CheckpointError(f"{path} is a safetensors file, but no minigan checkpoint") from None
     for name, a in tensors.items():

@@ -102,7 +102,7 @@ class RunFolder:
     def config(self) -> dict[str, Any]:
         """What config.json says.   Raises: RunError if it is damaged."""
         try:
-            config = json.loads((self.path / "config.json").read_text())
+            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise RunError(f"{self.path / 'config.json'} is damaged: {error}") from None
         if not isinstance(config, dict) or not isinstance(config.get("recipe"), dict):
@@ -119,7 +119,8 @@ class RunFolder:
     def threads(self) -> int | None:
         """How many threads the run began with, as environment.json says; None if it does not."""
         try:
-            return json.loads((self.path / "environment.json").read_text())["threads"]["kernels"]
+            text = (self.path / "environment.json").read_text(encoding="utf-8")
+            return json.loads(text)["threads"]["kernels"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

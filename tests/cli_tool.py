@@ -13,8 +13,8 @@ from minigan import checkpoint
 from minigan.cli import main
 
 MINIGAN = str(Path(sys.executable).with_name("minigan"))
-# One BLAS thread: the nets here are too small for more, and other tests run beside.
-ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+# Two threads on any machine, so that kills and resumes meet shards and workers too.
+ENVIRONMENT = {**os.environ, "MINIGAN_NUM_THREADS": "2", "PYTHONUNBUFFERED": "1"}
 SMALL = ["--batch", "4", "--set", "latent_dim=3", "--set", "log_every=2"]
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: exact round trips, damage noticed, nothing lost when a write fails."""
 
 import errno
+import json
 import os
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_round_trip_is_exact(tmp_path):
 
 def test_values_that_compare_unequal_or_equal_keep_their_bits(tmp_path):
     a = np.array([np.nan, -0.0, np.inf, 1e-45], np.float32)
-    checkpoint.save(tmp_path / "c", Checkpoint({"a": a}, {"step": 0}))
+    checkpoint.save(tmp_path / "c", Checkpoint({"a": a}, {"step": 0, "recipe": {}}))
     assert checkpoint.load(tmp_path / "c").tensors["a"].tobytes() == a.tobytes()
 
 
@@ -84,6 +85,16 @@ def test_a_foreign_safetensors_file_is_no_checkpoint(tmp_path):
     from safetensors.numpy import save_file
 
     save_file({"a": np.zeros(3, np.float32)}, tmp_path / "x")
+    with pytest.raises(CheckpointError, match="no minigan checkpoint"):
+        checkpoint.load(tmp_path / "x")
+
+
+@pytest.mark.parametrize("state", [{}, {"step": 1}, {"step": "1", "recipe": {}}, [], None])
+def test_a_state_without_its_keys_is_no_checkpoint(tmp_path, state):
+    from safetensors.numpy import save_file
+
+    header = {"minigan": json.dumps({"state": state, "crc32": {}})}
+    save_file({}, tmp_path / "x", header)
     with pytest.raises(CheckpointError, match="no minigan checkpoint"):
         checkpoint.load(tmp_path / "x")
 

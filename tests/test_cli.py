@@ -486,7 +486,7 @@ def examined():
 def test_doctor_without_cupy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     cupy = examined()["CuPy"]
-    assert cupy["state"] == "optional" and "pip install 'minigan[cuda]'" in cupy["advice"]
+    assert cupy["state"] == "optional" and "pip install 'cupy-cuda12x[ctk]'" in cupy["advice"]
     assert here("doctor").code == 0
 
 

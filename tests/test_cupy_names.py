@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-cupy = pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'minigan[cuda]'")
+cupy = pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'cupy-cuda12x[ctk]'")
 
 ROOT = Path(__file__).parent.parent
 FILES = [

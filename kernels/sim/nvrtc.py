@@ -14,7 +14,7 @@ from typing import NamedTuple
 # What CuPy passes to NVRTC without telling; -lineinfo makes the PTX name its source lines.
 FLAGS = ("-ftz=true", "--std=c++17", "-lineinfo")
 
-ADVICE = 'pip install "minigan[sim]"'
+ADVICE = 'pip install "nvidia-cuda-nvrtc-cu12==12.9.*"'
 
 
 class CompilerMissing(RuntimeError):
