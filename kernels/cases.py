@@ -392,6 +392,16 @@ def _others() -> list[Case]:
             float(splits * size),
         ),
         _direct(
+            Kernel("add"), f"{parameters} numbers", (parameters // 256,),
+            {"a": flat["m"], "b": flat["p"], "y": _empty(parameters), "n": parameters},
+            float(parameters),
+        ),
+        _direct(
+            Kernel("scale"), f"{parameters} numbers", (parameters // 256,),
+            {"x": flat["m"], "s": _random(1), "y": _empty(parameters), "n": parameters},
+            float(parameters),
+        ),
+        _direct(
             Kernel("adam"), f"{parameters} parameters", (parameters // 256,),
             {**flat, "hyper": hyper, "n": parameters}, 15.0 * parameters,
             extra=3 * 4 * parameters,  # p, m and v are read and written
@@ -410,6 +420,12 @@ def _others() -> list[Case]:
             Kernel("bce_with_logits"), f"{BATCH} logits", (1,),
             {"x": _random(BATCH), "loss": _empty(1), "gx": _empty(BATCH), "n": BATCH, "t": 1.0},
             12.0 * BATCH,
+        ),
+        _direct(
+            Kernel("logistic_d"), f"2 × {BATCH} logits", (1,),
+            {"real": _random(BATCH), "fake": _random(BATCH), "loss": _empty(1),
+             "gx": _empty(2 * BATCH), "n_real": BATCH, "n_fake": BATCH, "t": 1.0},
+            24.0 * BATCH,
         ),
         _direct(
             Kernel("logit_figures"), f"{BATCH} logits", (1,),

@@ -104,6 +104,7 @@ def checks(tf32: bool = True) -> Iterator[Check]:
     yield from _activations()
     yield from _batch_norm()
     yield from _flat_buffers()
+    yield from _elementwise()
     yield from _losses()
     yield from _random_numbers()
 
@@ -312,11 +313,17 @@ def _flat_buffers() -> Iterator[Check]:
     )
 
 
+def _elementwise() -> Iterator[Check]:
+    a, b, s = _values(0, 700), _values(1, 700), _values(2)
+    yield _contract("add", "700 numbers", ("add",), a, b, floor=0.0)
+    yield _contract("scale", "700 numbers", ("scale",), a, s, floor=1.0)
+
+
 def _losses() -> Iterator[Check]:
     real, fake = 3 * _values(0, 300), 3 * _values(1, 64)
 
-    def cross_entropy(dtype: Any, t: float) -> Any:
-        x = real.astype(dtype)
+    def cross_entropy(dtype: Any, t: float, logits: np.ndarray = real) -> Any:
+        x = logits.astype(dtype)
         loss = (np.maximum(x, 0) - dtype(t) * x + np.log1p(np.exp(-abs(x)))).mean()
         return np.asarray(loss), (1 / (1 + np.exp(-x)) - dtype(t)) / dtype(len(x))
 
@@ -329,6 +336,21 @@ def _losses() -> Iterator[Check]:
             lambda dtype, t=t: cross_entropy(dtype, t),  # type: ignore[misc]
             floor=8.0,
         )
+
+    def both(dtype: Any) -> Any:
+        (on_real, g_real), (on_fake, g_fake) = (
+            cross_entropy(dtype, t, x) for t, x in ((0.9, real), (0.0, fake))
+        )
+        return on_real + on_fake, np.concatenate([g_real, g_fake])
+
+    yield Check(
+        "logistic_d",
+        "300 real, 64 fake, target 0.9",
+        ("logistic_d",),
+        lambda to: cuda.logistic_d(to(real), to(fake), 0.9),
+        both,
+        floor=8.0,
+    )
 
     def figures(dtype: Any) -> Any:
         x, y = real.astype(dtype), fake.astype(dtype)
