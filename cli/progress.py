@@ -161,8 +161,8 @@ class Display:
         speed = self.bar.tasks[0].speed
         rate = f"{speed * self.batch:.0f} images/s" if speed else ""
         self.bar.update(self.task, completed=trainer.step, rate=rate)
-        if trainer.counted and not self.stop:
-            self.text.plain = figures({k: v / trainer.counted for k, v in trainer.sums.items()})
+        if trainer.sums and not self.stop:
+            self.text.plain = figures({k: total / n for k, (total, n) in trainer.sums.items()})
 
     def log(self, record: dict[str, Any]) -> None: ...
 

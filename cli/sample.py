@@ -13,7 +13,7 @@ from minigan.cli.errors import Refused
 if TYPE_CHECKING:
     import numpy as np
 
-    from minigan.train import Sampler
+    from minigan.sample import Sampler
 
 
 @click.command(short_help="Draw samples from a run.")
@@ -64,7 +64,7 @@ def sample(
     """
     from minigan import checkpoint
     from minigan.cli.job import find_run
-    from minigan.train import Sampler
+    from minigan.sample import Sampler
 
     _check(count, seeds, grid, columns, interpolate, out)
     folder, file = find_run(run)

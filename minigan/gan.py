@@ -10,6 +10,7 @@ x (N,C,H,W)   z (N,latent_dim)   labels (N,) of int, or None where the networks 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,11 +25,14 @@ from minigan.optim import laid_out, lay_out
 
 @dataclass
 class Turn:
-    """What one player's update computed: the loss (an array without axes), its gradient by each
-    parameter of the player, and figures to log: vectors, under the names of their elements."""
+    """What one player's update computed.
+
+    loss: an array without axes.   grads: by each parameter of the player, None for frozen ones.
+    figures: to log; vectors, under the names of their elements.
+    """
 
     loss: Array
-    grads: list[Array]
+    grads: list[Array | None]
     figures: dict[Names, Array]
 
     @property
@@ -43,8 +47,28 @@ _ON_LOGITS = (
 )  # of kernels.logit_figures  # fmt: skip
 
 
+PENALTIES = ("none", "wgan-gp", "r1", "r2", "dragan")
+
+
 def _call(net: Module, x: Any, labels: Any) -> Any:
     return net(x) if labels is None else net(x, labels)
+
+
+def generate(generator: Module, z: Array, labels: Array | None = None) -> Array:
+    """Samples, recorded nowhere."""
+    with no_grad():
+        return _call(generator, Tensor(z), labels).data
+
+
+def _trainable(net: Module) -> list[Any]:
+    """The parameters that the user has not frozen."""
+    return [p for p in net.parameters() if p.requires_grad]
+
+
+def _aligned(grads: list[Tensor], net: Module) -> list[Array | None]:
+    """The gradients of all parameters, from those of the trainable ones; None for the others."""
+    each = iter(grads)
+    return [next(each).data if p.requires_grad else None for p in net.parameters()]
 
 
 @dataclass
@@ -63,10 +87,9 @@ class Game:
     penalty_weight: float = 10.0
     _seed: Array = field(default=None, init=False, repr=False)
 
-    def generate(self, z: Array, labels: Array | None = None) -> Array:
-        """Samples, recorded nowhere."""
-        with no_grad():
-            return _call(self.generator, Tensor(z), labels).data
+    def __post_init__(self) -> None:
+        if self.penalty not in PENALTIES:
+            raise ValueError(f"penalty must be one of {', '.join(PENALTIES)}, not {self.penalty!r}")
 
     @one_blas_thread()
     def discriminator_turn(
@@ -83,7 +106,7 @@ class Game:
         penalty_factor: times the penalty; 0 leaves it out (in lazy regularisation).
         stream: of the penalty's random numbers.
         """
-        fake = self.generate(z, fake_labels)
+        fake = generate(self.generator, z, fake_labels)
         on_real = _call(self.discriminator, Tensor(x), labels)
         on_fake = _call(self.discriminator, Tensor(fake), fake_labels)
         loss = self.loss.discriminator(on_real, on_fake, self.real_target)
@@ -93,8 +116,8 @@ class Game:
             figures[("penalty",)] = penalty.data.reshape(1)
             loss = loss + penalty * penalty_factor
         figures[_ON_LOGITS] = kernels.logit_figures(on_real.data, on_fake.data)
-        grads = grad(loss, self.discriminator.parameters(), self._one(loss))
-        return Turn(loss.data, [g.data for g in grads], figures)
+        grads = grad(loss, _trainable(self.discriminator), self._one(loss))
+        return Turn(loss.data, _aligned(grads, self.discriminator), figures)
 
     @one_blas_thread()
     def generator_turn(
@@ -105,7 +128,9 @@ class Game:
         fake_labels: Array | None = None,
     ) -> Turn:
         """The generator's loss on G(z).   x: a real batch, which relativistic losses need."""
-        self.discriminator.requires_grad_(False)
+        opponent = _trainable(self.discriminator)
+        for p in opponent:
+            p.requires_grad = False
         try:
             on_fake = _call(
                 self.discriminator, _call(self.generator, Tensor(z), fake_labels), fake_labels
@@ -114,10 +139,12 @@ class Game:
             if x is not None:
                 on_real = _call(self.discriminator, Tensor(x), labels)
             loss = self.loss.generator(on_fake, on_real)
-            grads = grad(loss, self.generator.parameters(), self._one(loss))
+            grads = grad(loss, _trainable(self.generator), self._one(loss))
         finally:
-            self.discriminator.requires_grad_(True)
-        return Turn(loss.data, [g.data for g in grads], {("g_loss",): loss.data.reshape(1)})
+            for p in opponent:
+                p.requires_grad = True
+        figures = {("g_loss",): loss.data.reshape(1)}
+        return Turn(loss.data, _aligned(grads, self.generator), figures)
 
     def _one(self, loss: Any) -> Array:
         """dL/dL, made once."""
@@ -144,7 +171,8 @@ class Average:
     """The exponential moving average of a network's weights; buffers are copied as they are.
 
     average = d · average + (1 - d) · weight, d = min(decay, (1 + t) / (10 + t)) after t updates,
-    so that the first weights, which are noise, are soon forgotten.   Yazıcı et al. 2019.
+    so that the first weights, which are noise, are soon forgotten.   Yazıcı et al. 2019; the ramp
+    is that of TensorFlow's ExponentialMovingAverage.
     """
 
     def __init__(self, net: Module, decay: float) -> None:
@@ -166,9 +194,11 @@ class Average:
             b.data[...] = its_b.data
 
 
-def all_finite(arrays: list[Array]) -> bool:
+def all_finite(arrays: Iterable[Array | None]) -> bool:
     """Whether no array holds a NaN or an infinity: their sums are finite only then, or overflow."""
     for a in arrays:
+        if a is None:
+            continue
         xp = xp_of(a)
         if not xp.isfinite(a.sum()) and not xp.isfinite(a).all():
             return False

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from minigan import kernels, optim, schedules
-from minigan.array import Array, Stream, check_device, manual_seed, to_device, to_numpy, xp_of
+from minigan.array import Array, Stream, manual_seed, to_device, to_numpy, xp_of
 from minigan.autograd import observe
 from minigan.checkpoint import Checkpoint
 from minigan.data import Batches, DataError, Dataset, to_uint8
@@ -27,21 +27,20 @@ from minigan.models import FAMILIES
 from minigan.nn import Module
 from minigan.recipes import Recipe
 from minigan.runs import RunError, RunFolder
+from minigan.sample import Sampler, draw_latents, load_part, recipe_of, use_device
 
 GRID = 100  # samples in a grid
-_SAMPLE_BATCH = 128  # samples are made in batches of this size, however many are asked for
-_GUESTS = 16  # latents of a caller's own in such a batch
 _MOST_SKIPS = 100  # steps in a row that --on-nan skip leaves out before it gives up
 _MOST_ROLLBACKS = 5
 
 
 class NonFinite(RuntimeError):
-    """A loss or gradient that is NaN or infinite: which network, in which step, and where from."""
+    """A loss, gradient or weight that is NaN or infinite: in which network and step, where from."""
 
-    def __init__(self, step: int, net: str, op: str | None) -> None:
+    def __init__(self, step: int, net: str, op: str | None, what: str = "loss or gradient") -> None:
         self.step, self.net, self.op = step, net, op
         origin = f"; the first op that made one is {op}" if op else ""
-        super().__init__(f"step {step}: NaN or infinity in the {net}'s loss or gradient{origin}")
+        super().__init__(f"step {step}: NaN or infinity in the {net}'s {what}{origin}")
 
 
 def make_optimizer(recipe: Recipe, net: Module, lr: float) -> optim.Optimizer:
@@ -55,86 +54,11 @@ def make_optimizer(recipe: Recipe, net: Module, lr: float) -> optim.Optimizer:
     if recipe.optimizer == "adam":
         return optim.Adam(named, lr=rate, betas=(recipe.beta1, recipe.beta2))
     if recipe.optimizer == "adamw":
-        return optim.AdamW(named, lr=rate, betas=(recipe.beta1, recipe.beta2))
+        betas = (recipe.beta1, recipe.beta2)
+        return optim.AdamW(named, lr=rate, betas=betas, weight_decay=recipe.weight_decay)
     if recipe.optimizer == "rmsprop":
         return optim.RMSProp(named, lr=rate, alpha=recipe.beta2, momentum=recipe.beta1)
     return optim.SGD(named, lr=rate, momentum=recipe.beta1)
-
-
-class Sampler:
-    """Samples from a generator: the i-th is a function of (seed, i, label) alone.
-
-    Latents come in batches of 128, and whole batches are generated, however many samples are
-    asked for: nets whose batch norm uses batch statistics then give the same i-th sample too.
-
-    Raises: DeviceError.
-    """
-
-    def __init__(self, recipe: Recipe, generator: Module, device: str) -> None:
-        self.recipe, self.generator, self.device = recipe, generator, _use(device)
-        self.classes = FAMILIES[recipe.net].classes
-
-    @staticmethod
-    def of(checkpoint: Checkpoint, device: str = "cpu") -> Sampler:
-        """The sampler of a training as it was saved.   Raises: RunError, RecipeError."""
-        recipe = _recipe_of(checkpoint)
-        generator, _ = FAMILIES[recipe.net].build(recipe.latent_dim, recipe.init)
-        part = "average" if recipe.ema else "generator"
-        _load_part(generator, part, checkpoint)
-        return Sampler(recipe, generator.to(device), device)
-
-    def latents(self, count: int, seed: int) -> np.ndarray:
-        """float32 (count, latent_dim), in whole batches drawn and then cut."""
-        chunks = -(-count // _SAMPLE_BATCH)
-        drawn = [
-            draw_latents(self.recipe, Stream(seed, "samples", i), _SAMPLE_BATCH)
-            for i in range(chunks)
-        ]
-        return np.concatenate(drawn)[:count]
-
-    def samples(self, count: int, seed: int, label: int | None = None) -> np.ndarray:
-        """uint8 (count,C,H,W).   label: of all; None gives sample i the class i mod classes."""
-        whole = -(-count // _SAMPLE_BATCH) * _SAMPLE_BATCH
-        z, labels = self.latents(whole, seed), self._labels(whole, label)
-        batches = [slice(i, i + _SAMPLE_BATCH) for i in range(0, whole, _SAMPLE_BATCH)]
-        return np.concatenate([self._generate(z, labels, batch) for batch in batches])[:count]
-
-    def images(self, z: np.ndarray, label: int | None = None) -> np.ndarray:
-        """uint8 (N,C,H,W) of latents z (N,latent_dim), say of a path between two.   label: of all.
-
-        Each is made among usual samples, 16 in a batch, so that batch statistics are the usual.
-        """
-        labels = self._labels(_SAMPLE_BATCH, label)
-        made = []
-        for guests in (z[i : i + _GUESTS] for i in range(0, len(z), _GUESTS)):
-            batch = self.latents(_SAMPLE_BATCH, seed=0)
-            batch[: len(guests)] = guests
-            made.append(self._generate(batch, labels, slice(None))[: len(guests)])
-        return np.concatenate(made)
-
-    def _labels(self, count: int, label: int | None) -> np.ndarray | None:
-        if not self.classes:
-            return None
-        return np.arange(count) % self.classes if label is None else np.full(count, label)
-
-    def _generate(self, z: np.ndarray, labels: np.ndarray | None, of: slice) -> np.ndarray:
-        game = Game(self.generator, self.generator)
-        x = game.generate(to_device(z[of], self.device), None if labels is None else labels[of])
-        return to_uint8(to_numpy(x))
-
-
-def draw_latents(recipe: Recipe, stream: Stream, n: int) -> np.ndarray:
-    """float32 (n, latent_dim), of the recipe's distribution."""
-    shape = (n, recipe.latent_dim)
-    return stream.normal(shape) if recipe.latent == "normal" else stream.uniform(shape, -1.0, 1.0)
-
-
-def _use(device: str) -> str:
-    """`device`, ready to compute.   Raises: DeviceError."""
-    check_device(device)
-    if device != "cuda":
-        kernels.set_host(device)
-    return device
 
 
 class Trainer:
@@ -145,11 +69,16 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, dataset: Dataset, device: str = "cpu") -> None:
         family = FAMILIES[recipe.net]
-        self.recipe, self.device, self.classes = recipe, _use(device), family.classes
+        self.recipe, self.device, self.classes = recipe, use_device(device), family.classes
         if dataset.shape != family.image:
             raise DataError(
                 f"{dataset.name}: its images are {_size(dataset.shape)}, but {recipe.net} takes "
                 f"{_size(family.image)}"
+            )
+        if dataset.value_range != family.value_range:
+            raise DataError(
+                f"{dataset.name}: its values lie in {dataset.value_range}, but those of "
+                f"{recipe.net} in {family.value_range}"
             )
         if family.classes and dataset.classes != family.classes:
             raise DataError(
@@ -179,10 +108,9 @@ class Trainer:
         self.step = 0  # steps taken
         self.rollbacks = 0
         self.skipped = False  # whether the last step left an update out
-        self.sums: dict[str, float] = {}  # of the metrics since the last log line
-        self.counted = 0
-        self._unseen: dict[Names, Array] = {}  # sums that are still on the device
-        self._unseen_steps = 0
+        # Of the metrics since the last log line: [sum, how many], and those still on the device.
+        self.sums: dict[str, list[float]] = {}
+        self._unseen: dict[Names, tuple[Array, int]] = {}
 
     # ------------------------------------------------------------------------------------ one step
 
@@ -195,56 +123,53 @@ class Trainer:
         """
         r = self.recipe
         manual_seed(r.seed, self.step)
-        figures: dict[Names, Array] = {}
+        self.skipped = False
         for i in range(r.n_critic):
-            turn = self._play("discriminator", partial(self._discriminator_turn, i), on_nan)
-            figures |= turn.figures
+            self._play("discriminator", partial(self._discriminator_turn, i), on_nan)
             if r.clip_weights:
                 optim.clip_weights(self.discriminator.parameters(), r.clip_weights)
-        turn = self._play("generator", self._generator_turn, on_nan)
-        figures |= turn.figures
-        self.skipped = any(name.startswith("skipped") for names in figures for name in names)
+        self._play("generator", self._generator_turn, on_nan)
         self.step += 1
         if self.average:
             self.average.update(self.generator, self.step)
-        self._count(figures)
-
-    def _count(self, figures: dict[Names, Array]) -> None:
-        """Add a step's figures to the sums; on device cuda without waiting for them."""
-        for names, values in figures.items():
-            if names not in self._unseen:
-                self._unseen[names] = xp_of(values).zeros_like(values)
-            kernels.add(self._unseen[names], values, out=self._unseen[names])
-        self._unseen_steps += 1
         if self.device != "cuda":
             self._look()
 
+    def _count(self, figures: dict[Names, Array]) -> None:
+        """Add a turn's figures to the sums; on device cuda without waiting for them."""
+        for names, values in figures.items():
+            total, n = self._unseen.get(names, (None, 0))
+            if total is None:
+                total = xp_of(values).zeros_like(values)
+            kernels.add(total, values, out=total)
+            self._unseen[names] = total, n + 1
+
     def _look(self) -> None:
         """Fetch the sums from the device."""
-        for names, values in self._unseen.items():
+        for names, (values, n) in self._unseen.items():
             for name, value in zip(names, to_numpy(values).tolist(), strict=True):
-                self.sums[name] = self.sums.get(name, 0.0) + value
-        self.counted += self._unseen_steps
-        self._unseen, self._unseen_steps = {}, 0
+                total, many = self.sums.get(name, (0.0, 0))
+                self.sums[name] = [total + value, many + n]
+        self._unseen = {}
 
     def check(self) -> None:
-        """Look at the weights and sums on device cuda, where `advance` does not; others need not.
+        """Look at the weights, and on device cuda at the sums, which `advance` does not there.
 
         Raises: NonFinite. A NaN or infinity of any step since the last look is in them still.
         """
-        if self.device != "cuda":
-            return
         self._look()
         for name, net in (("discriminator", self.discriminator), ("generator", self.generator)):
-            sums = [v for key, v in self.sums.items() if key.startswith("g_") == (name[0] == "g")]
-            if not np.isfinite(sums).all() or not all_finite([p.data for p in net.parameters()]):
+            sums = [v for k, v in self.sums.items() if k.startswith("g_") == (name[0] == "g")]
+            if self.device == "cuda" and not np.isfinite(sums).all():
                 raise NonFinite(self.step, name, None)
+            if not all_finite([p.data for p in net.parameters()]):
+                raise NonFinite(self.step, name, None, "weights")
 
     def averages(self) -> dict[str, float]:
-        """The mean of each metric since the last call."""
+        """The mean of each metric since the last call, over the turns that had it."""
         self._look()
-        means = {name: total / self.counted for name, total in self.sums.items()}
-        self.sums, self.counted = {}, 0
+        means = {name: total / n for name, (total, n) in self.sums.items()}
+        self.sums = {}
         return means
 
     def _stream(self, name: str) -> Stream:
@@ -281,7 +206,7 @@ class Trainer:
         x, labels = self._reals(self.batches_g, self.step)
         return self.game.generator_turn(z, x, labels, fake_labels)
 
-    def _play(self, name: str, compute: Callable[[], Turn], on_nan: str) -> Turn:
+    def _play(self, name: str, compute: Callable[[], Turn], on_nan: str) -> None:
         """Compute a turn, check it, and update the network with it."""
         optimizer = getattr(self, f"optimizer_{name[0]}")
         if self.device == "cuda" and on_nan != "skip":
@@ -295,13 +220,13 @@ class Trainer:
                     buffer.data[...] = value
                 if on_nan != "skip":
                     raise NonFinite(self.step, name, _first_non_finite(compute))
-                one = xp_of(turn.loss).ones(1, np.float32)
-                return Turn(turn.loss, [], {(f"skipped_{name[0]}",): one})
+                self.skipped = True
+                return
+        self._count(turn.figures)
         grads = turn.grads
         if self.recipe.clip_grad_norm:
             grads, _ = optim.clip_grad_norm(grads, self.recipe.clip_grad_norm)
         optimizer.step(grads)
-        return turn
 
     # --------------------------------------------------------------------------------------- state
 
@@ -334,14 +259,13 @@ class Trainer:
             "step": self.step,
             "rollbacks": self.rollbacks,
             "sums": self.sums,
-            "counted": self.counted,
         }
         return Checkpoint(tensors, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from `checkpoint`.   Raises: RunError if it is of another recipe or format."""
         state = checkpoint.state
-        if (its := _recipe_of(checkpoint).net) != self.recipe.net:
+        if (its := recipe_of(checkpoint).net) != self.recipe.net:
             raise RunError(f"the checkpoint is of {its}, not of {self.recipe.net}")
         if state["data_crc32"] != self.data_crc32:
             raise RunError(
@@ -349,27 +273,9 @@ class Trainer:
                 "give the same --data to resume"
             )
         for part, owner in self._parts().items():
-            _load_part(owner, part, checkpoint)
+            load_part(owner, part, checkpoint)
         self.step, self.rollbacks = state["step"], state["rollbacks"]
-        self.sums, self.counted = dict(state["sums"]), state["counted"]
-        self._unseen, self._unseen_steps = {}, 0
-
-
-def _recipe_of(checkpoint: Checkpoint) -> Recipe:
-    if (its := checkpoint.state.get("format")) != 1:
-        raise RunError(f"the checkpoint has format {its}, not 1: it is of another version")
-    return Recipe.from_dict(checkpoint.state["recipe"])
-
-
-def _load_part(owner: Any, part: str, checkpoint: Checkpoint) -> None:
-    """Give a network or optimizer what a checkpoint has saved of it.   Raises: RunError."""
-    prefix = f"{part}."
-    values = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items()
-              if k.startswith(prefix)}  # fmt: skip
-    try:
-        owner.load_state_dict(values)
-    except ValueError as error:
-        raise RunError(f"the checkpoint does not fit the recipe: {part}: {error}") from None
+        self.sums, self._unseen = dict(state["sums"]), {}
 
 
 def _size(shape: tuple[int, int, int]) -> str:
@@ -433,7 +339,8 @@ def fit(
     reporter = reporter or Quiet()
     recipe = trainer.recipe
     if trainer.step == 0:
-        run.save_reals(trainer.dataset.images[trainer.batches.indices_at(0)][:GRID])
+        reals, _ = trainer.batches.batch_at(0)
+        run.save_reals(to_uint8(reals[:GRID], trainer.dataset.value_range))
         _draw(trainer, run)
         _save(trainer, run)
     clock, clocked, skips = time.perf_counter(), trainer.step, 0

@@ -125,6 +125,34 @@ def test_the_penalty_is_added_to_the_loss_times_its_factor():
     assert with_it - without == pytest.approx(3 * 0.5 * 4.0 * float((w * w).sum()), rel=1e-4)
 
 
+def test_what_the_user_froze_stays_frozen_and_as_it_was():
+    game = linear_game()
+    game.discriminator[0].bias.requires_grad = False
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(6, 2)).astype("f"), rng.normal(size=(6, 3)).astype("f")
+    turn = game.discriminator_turn(x, z)
+    assert turn.grads[0].shape == (1, 2) and turn.grads[1] is None
+    game.generator_turn(z)
+    assert [p.requires_grad for p in game.discriminator.parameters()] == [True, False]
+
+
+def test_a_penalty_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"penalty must be one of none, wgan-gp.*'typo'"):
+        linear_game("typo")
+
+
+def test_sampling_leaves_running_averages_alone():
+    from minigan.sample import Sampler
+
+    mg.manual_seed(0)
+    net = nn.Sequential(nn.Linear(100, 784), nn.BatchNorm1d(784), nn.Tanh(), nn.Reshape(1, 28, 28))
+    before = net.state_dict()
+    sampler = Sampler(recipe(), net, "cpu")
+    sampler.samples(3, seed=0)
+    assert all(np.array_equal(before[k], v) for k, v in net.state_dict().items())
+    assert net.training
+
+
 def test_average_follows_the_weights():
     net = nn.Linear(1, 1)
     average = gan.Average(net, decay=0.5)
@@ -314,6 +342,20 @@ def test_a_damaged_checkpoint_is_passed_over(digits, tmp_path):
     assert len(reasons) == 1 and "step-00000006" in reasons[0]
 
 
+def test_reals_and_samples_are_written_by_the_sets_range(digits, tmp_path):
+    from PIL import Image
+
+    r = recipe()
+    run = new_run(tmp_path / "run", r)
+    t = train.Trainer(r, digits)
+    train.fit(t, run)
+    with Image.open(run.path / "reals.png") as image:
+        drawn = np.asarray(image)
+    assert np.array_equal(drawn[2:30, 2:30], digits.images[t.batches.indices_at(0)[0], 0])
+    with pytest.raises(data.DataError, match=r"lie in \(0.0, 1.0\)"):
+        train.Trainer(r, dataclasses.replace(digits, value_range=(0.0, 1.0)))
+
+
 def test_a_run_is_never_overwritten(digits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     r = recipe()
@@ -382,6 +424,30 @@ def test_nan_skip_leaves_the_update_out_and_goes_on(digits):
     t.advance("skip")
     assert not np.array_equal(before, t.discriminator.state_dict()["1.weight"])
     assert all(np.isfinite(p.data).all() for p in t.discriminator.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_means_are_over_the_turns_that_were_played(digits):
+    t = breaking_trainer(digits, {(s, 0) for s in range(1, 9)}, penalty="r1", penalty_every=3)
+    t.advance("skip")
+    first = {k: total / n for k, (total, n) in t.sums.items()}
+    for _ in range(5):
+        t.advance("skip")
+    means = t.averages()
+    assert means["d_loss"] == pytest.approx(first["d_loss"])
+    assert means["penalty"] == pytest.approx(first["penalty"])
+    assert t.averages() == {}
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_weights_that_diverge_are_never_saved(digits, tmp_path):
+    r = recipe(lr_g=1e38)
+    run = new_run(tmp_path / "run", r)
+    with pytest.raises(train.NonFinite):
+        train.fit(train.Trainer(r, digits), run)
+    _, content, _ = run.newest_checkpoint()
+    assert all(np.isfinite(a).all() for a in content.tensors.values())
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")

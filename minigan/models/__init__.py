@@ -14,12 +14,14 @@ class Family:
     """A pair of networks that play against each other.
 
     build: (latent_dim, init scheme) -> (generator, discriminator)
-    image: (C,H,W) that they make and take.   classes: of labels that both take, 0 for none.
+    image: (C,H,W) that they make and take, with values in value_range.   classes: of labels that
+    both take, 0 for none.
     """
 
     build: Callable[[int, str], tuple[Module, Module]]
     image: tuple[int, int, int]
     classes: int = 0
+    value_range: tuple[float, float] = (-1.0, 1.0)
 
 
 FAMILIES = {

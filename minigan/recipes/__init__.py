@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minigan.recipes import mnist
-from minigan.recipes.recipe import Recipe, RecipeError, _meant
+from minigan.recipes.recipe import Recipe, RecipeError, did_you_mean
 
 RECIPES: dict[str, dict[str, Recipe]] = {**mnist.RECIPES}
 
@@ -11,9 +11,8 @@ RECIPES: dict[str, dict[str, Recipe]] = {**mnist.RECIPES}
 def find(name: str, preset: str = "default") -> Recipe:
     """The recipe of that name and preset.   Raises: RecipeError that lists what there is."""
     if name not in RECIPES:
-        raise RecipeError(
-            f"unknown recipe {name!r}: there are {', '.join(RECIPES)}{_meant(name, list(RECIPES))}"
-        )
+        meant = did_you_mean(name, list(RECIPES))
+        raise RecipeError(f"unknown recipe {name!r}: there are {', '.join(RECIPES)}{meant}")
     presets = RECIPES[name]
     if preset not in presets:
         raise RecipeError(f"unknown preset {preset!r}: {name} has {', '.join(presets)}")

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from minigan.gan import PENALTIES
 from minigan.losses import LOSSES
 from minigan.models import FAMILIES
 from minigan.nn.init import SCHEMES
@@ -26,7 +27,6 @@ def _field(
 
 
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
-PENALTIES = ("none", "wgan-gp", "r1", "r2", "dragan")
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Recipe:
     lr_d: float = _field(2e-4, "learning rate of the discriminator", low=0)
     beta1: float = _field(0.5, "Adam's β1; momentum of rmsprop and sgd", low=0, high=0.9999)
     beta2: float = _field(0.999, "Adam's β2; α of rmsprop", low=0, high=0.999999)
+    weight_decay: float = _field(0.01, "adamw's, decoupled from the gradient", low=0)
     decay: str = _field(
         "constant", "of both rates over the steps", ("constant", "linear", "cosine")
     )
@@ -84,7 +85,7 @@ class Recipe:
             if limits["choices"] is not None and value not in limits["choices"]:
                 raise RecipeError(
                     f"{f.name} must be one of {', '.join(limits['choices'])}, not {value!r}"
-                    f"{_meant(str(value), list(limits['choices']))}"
+                    f"{did_you_mean(str(value), list(limits['choices']))}"
                 )
             if isinstance(value, float) and not math.isfinite(value):
                 raise RecipeError(f"{f.name} must be a finite number, not {value}")
@@ -101,7 +102,7 @@ class Recipe:
         changes: dict[str, Any] = {}
         for name, text in settings.items():
             if name not in types:
-                raise RecipeError(f"no field {name!r} in a recipe{_meant(name, list(types))}")
+                raise RecipeError(f"no field {name!r} in a recipe{did_you_mean(name, list(types))}")
             try:
                 changes[name] = types[name](text)
             except ValueError:
@@ -122,6 +123,6 @@ class Recipe:
         return cls(**values)
 
 
-def _meant(name: str, names: list[str]) -> str:
+def did_you_mean(name: str, names: list[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
