@@ -217,7 +217,8 @@ class Tensor:
         __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _compare  # type: ignore
 
 
-def _array(x: Any) -> Any:
+def array_of(x: Any) -> Any:
+    """The array of a Tensor; what is none, as it is."""
     return x.data if isinstance(x, Tensor) else x
 
 
@@ -302,7 +303,7 @@ def backpropagate(
     if y.node is None or not targets:
         return {}
     g = xp_of(y.data).ones_like(y.data) if g is None else g
-    g = (g if isinstance(g, Tensor) else Tensor.wrap(g)) if create_graph else _array(g)
+    g = (g if isinstance(g, Tensor) else Tensor.wrap(g)) if create_graph else array_of(g)
     if g.shape != y.shape:
         raise ValueError(f"grad: g has shape {g.shape}, y has {y.shape}")
 

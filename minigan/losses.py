@@ -20,7 +20,7 @@ from typing import Any
 
 from minigan import kernels, ops
 from minigan.array import Array, Stream, xp_of
-from minigan.autograd import Tensor, grad
+from minigan.autograd import Tensor, array_of, grad
 from minigan.ops import mean, relu, sigmoid, softplus, sqrt
 from minigan.primitive import fused
 
@@ -280,7 +280,7 @@ def wgan_gp(
     Gulrajani et al. 2017, "Improved training of Wasserstein GANs", algorithm 1. A target other
     than 1 is from Karras et al. 2018, "Progressive growing of GANs" (750 on CIFAR-10).
     """
-    real, fake = _array(real), _array(fake)
+    real, fake = array_of(real), array_of(fake)
     a = alpha.uniform(len(real)) if isinstance(alpha, Stream) else alpha
     a = _like(a, real).reshape(-1, *[1] * (real.ndim - 1))
     norm = _gradient_norm("wgan_gp", discriminator, a * real + (1 - a) * fake)
@@ -302,7 +302,7 @@ def dragan(
 
     Kodali et al. 2017, "On convergence and stability of GANs".
     """
-    real = _array(real)
+    real = array_of(real)
     if isinstance(noise, Stream):
         noise = noise.uniform(real.shape) * noise.uniform((len(real), *[1] * (real.ndim - 1)))
     x = real + scale * real.std() * _like(noise, real)
@@ -324,18 +324,14 @@ def r2(discriminator: Discriminator, fake: Any, weight: float = 10.0, half: bool
     return (0.5 * weight if half else weight) * mean(_squared_norm("r2", discriminator, fake))
 
 
-def _array(x: Any) -> Any:
-    return x.data if isinstance(x, Tensor) else x
-
-
 def _like(a: Any, x: Array) -> Array:
     """a on the device and in the dtype of x."""
-    return xp_of(x).asarray(_array(a), dtype=x.dtype)
+    return xp_of(x).asarray(array_of(a), dtype=x.dtype)
 
 
 def _squared_norm(name: str, discriminator: Discriminator, x: Any) -> Any:
     """Σ (∂ Σ D(x) / ∂x)² of each sample, recorded.   x (N, ...) -> (N,)"""
-    leaf = Tensor(_array(x), requires_grad=True)
+    leaf = Tensor(array_of(x), requires_grad=True)
     logits = discriminator(leaf)
     if not logits.requires_grad:
         raise ValueError(f"{name}: D's logits are not recorded; is this inside no_grad()?")

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from minigan.array import Array
-from minigan.autograd import Node, Tensor, backpropagate, recording, state
+from minigan.autograd import Node, Tensor, array_of, backpropagate, recording, state
 
 
 class _Rule:
@@ -240,7 +240,7 @@ def computed_at_once(
     Recorded as the two, so no vjp of theirs may name what lies between: it is never there.
     """
     arguments = [*xs, *more]
-    y = compute(*(a.data if isinstance(a, Tensor) else a for a in arguments))
+    y = compute(*map(array_of, arguments))
     if state.observer is not None:
         state.observer(first.name, y)
         state.observer(second.name, y)
@@ -254,9 +254,7 @@ def computed_at_once(
 
 def _parts(xs: Sequence[Any]) -> tuple[list[Node | None], list[Any]]:
     """(nodes, arrays) of arguments."""
-    tensors = [x if isinstance(x, Tensor) else None for x in xs]
-    arrays = [x if t is None else t.data for x, t in zip(xs, tensors, strict=True)]
-    return [None if t is None else t.node for t in tensors], arrays
+    return [x.node if isinstance(x, Tensor) else None for x in xs], [array_of(x) for x in xs]
 
 
 @primitive

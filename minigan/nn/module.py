@@ -15,7 +15,7 @@ import numpy as np
 
 from minigan import ops
 from minigan.array import to_device, to_numpy
-from minigan.autograd import Tensor, no_grad
+from minigan.autograd import Tensor, array_of, no_grad
 
 
 class Parameter(Tensor):
@@ -118,7 +118,7 @@ class Module:
             if name not in own:
                 raise ValueError(f"load_state_dict: the state has {name}, which is not here")
         for name, t in own.items():
-            value = state[name].data if isinstance(state[name], Tensor) else state[name]
+            value = array_of(state[name])
             if type(value) is not type(t.data):
                 value = to_device(value, "cpu" if isinstance(t.data, np.ndarray) else "cuda")
             t.data[...] = value

@@ -15,7 +15,7 @@ import numpy as np
 
 from minigan import kernels
 from minigan.array import Array, xp_of
-from minigan.autograd import Tensor
+from minigan.autograd import array_of
 from minigan.kernels import conv_out_size
 from minigan.ops.linear import matmul
 from minigan.ops.math import broadcast_to
@@ -349,7 +349,7 @@ def max_pool2d(x: Any, kernel: Any, stride: Any = None, pad: Any = 0) -> Any:
     x (N,C,H,W) -> y (N,C,P,Q).   stride: by default the kernel's size.   Padding never wins.
     """
     k, s, p = _pool_geometry("max_pool2d", x, kernel, stride, pad)
-    data = x.data if isinstance(x, Tensor) else x
+    data = array_of(x)
     xp = xp_of(data)
     h, w = data.shape[2:]
     out = conv_out_size((h, w), k, s, p, (1, 1))
@@ -407,7 +407,7 @@ def resize(x: Any, size: Any, mode: str = "nearest", align_corners: bool = False
     h, w = _pair("size", size, 1)
     if mode == "nearest" and h % x.shape[2] == 0 and h // x.shape[2] * x.shape[3] == w:
         return upsample_nearest(x, h // x.shape[2])
-    xp = xp_of(x.data if isinstance(x, Tensor) else x)
+    xp = xp_of(array_of(x))
     rows = xp.asarray(_interpolation(x.shape[2], h, mode, align_corners, x.dtype))
     columns = xp.asarray(_interpolation(x.shape[3], w, mode, align_corners, x.dtype))
     return matmul(matmul(rows, x), columns.T)

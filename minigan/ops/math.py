@@ -8,14 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from minigan.array import Array, xp_of
-from minigan.autograd import Tensor
+from minigan.autograd import array_of
 from minigan.primitive import primitive
 
 Axes = int | tuple[int, ...] | None
-
-
-def _value(x: Any) -> Any:
-    return x.data if isinstance(x, Tensor) else x
 
 
 # ------------------------------------------------------------------------------------ arithmetic
@@ -110,13 +106,13 @@ def _power_xb(x: Array, b: Array) -> Array:
 
 @_power_xb.vjp("x")
 def _(g: Any, x: Any, b: Any) -> Any:
-    zero = _value(b) == 0  # there the derivative is 0, also at x = 0, where x^(b-1) is infinite
+    zero = array_of(b) == 0  # there the derivative is 0, also at x = 0, where x^(b-1) is infinite
     return g * b * _power_xb(x, where(zero, 1.0, b - 1.0))
 
 
 @_power_xb.vjp("b")
 def _(g: Any, y: Any, x: Any) -> Any:
-    zero = _value(x) == 0  # lim x→0 of x^b log x is 0 for b > 0
+    zero = array_of(x) == 0  # lim x→0 of x^b log x is 0 for b > 0
     return g * y * log(where(zero, 1.0, x))
 
 
@@ -204,7 +200,7 @@ def _(g: Any, mask: Any) -> Any:
 
 def _share(x: Any, b: Any, g: Any) -> Any:
     """1 where x > b, ½ where they tie, 0 elsewhere."""
-    x, b = _value(x), _value(b)
+    x, b = array_of(x), array_of(b)
     return (0.5 * (x > b) + 0.5 * (x >= b)).astype(g.dtype)
 
 
@@ -248,7 +244,7 @@ def clip(x: Array, *, low: float, high: float) -> Array:
 
 @clip.vjp("x")
 def _(g: Any, x: Any, low: float, high: float) -> Any:
-    x = _value(x)
+    x = array_of(x)
     return g * ((x >= low) & (x <= high))
 
 
@@ -302,7 +298,7 @@ def relu(x: Array) -> Array:
 
 @relu.vjp("x")
 def _(g: Any, y: Any) -> Any:
-    return g * (_value(y) > 0)
+    return g * (array_of(y) > 0)
 
 
 @primitive
@@ -316,7 +312,7 @@ def leaky_relu(x: Array, *, slope: float = 0.01) -> Array:
 
 @leaky_relu.vjp("x")
 def _(g: Any, y: Any, slope: float) -> Any:
-    return where(_value(y) > 0, g, g * slope)
+    return where(array_of(y) > 0, g, g * slope)
 
 
 @primitive
@@ -328,7 +324,7 @@ def elu(x: Array, *, alpha: float = 1.0) -> Array:
 
 @elu.vjp("x")
 def _(g: Any, y: Any, alpha: float) -> Any:
-    return g * where(_value(y) > 0, g.dtype.type(1), y + alpha)
+    return g * where(array_of(y) > 0, g.dtype.type(1), y + alpha)
 
 
 @primitive
@@ -393,7 +389,7 @@ def max(x: Array, *, axis: Axes = None, keepdims: bool = False) -> Array:
 @max.vjp("x")
 def _(g: Any, x: Any, y: Any, axis: Axes) -> Any:
     kept = _keepdims(x.shape, axis)
-    mask = (_value(x) == _value(y).reshape(kept)).astype(g.dtype)
+    mask = (array_of(x) == array_of(y).reshape(kept)).astype(g.dtype)
     return g.reshape(kept) * (mask / mask.sum(axis=axis, keepdims=True))
 
 

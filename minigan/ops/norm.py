@@ -7,7 +7,7 @@ from typing import Any
 
 from minigan import kernels
 from minigan.array import Array, generator, xp_of
-from minigan.autograd import Tensor
+from minigan.autograd import array_of
 from minigan.ops.math import leaky_relu, mean, mul, relu, sigmoid, sqrt, tanh, where
 from minigan.ops.shape import reshape
 from minigan.primitive import Primitive, computed_at_once, fused, primitive
@@ -37,7 +37,7 @@ def _act_gradient(g: Any, y: Any, act: str, slope: float) -> Any:
         return g * (y * (1 - y))
     if act == "linear":
         return g
-    positive = (y.data if isinstance(y, Tensor) else y) > 0
+    positive = array_of(y) > 0
     return where(positive, g, g * slope) if act == "leaky_relu" else g * positive
 
 
@@ -236,4 +236,4 @@ def dropout(x: Any, p: float = 0.5) -> Any:
         return x
     keep = generator.stream("dropout").uniform(x.shape) >= p
     mask = keep.astype(x.dtype) * x.dtype.type(1 / (1 - p))
-    return mul(x, xp_of(x.data if isinstance(x, Tensor) else x).asarray(mask))
+    return mul(x, xp_of(array_of(x)).asarray(mask))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minigan.array import Array, xp_of
-from minigan.autograd import Tensor
+from minigan.autograd import array_of
 from minigan.primitive import primitive
 
 
@@ -112,7 +112,7 @@ def _(g: Any, index: Any) -> Any:
 def getitem(x: Any, index: Any) -> Any:
     """x[index], with NumPy's ints, slices, None, ..., and arrays of int or bool."""
     parts = index if isinstance(index, tuple) else (index,)
-    parts = tuple(p.data if isinstance(p, Tensor) else p for p in parts)
+    parts = tuple(map(array_of, parts))
     return _getitem(x, index=parts if isinstance(index, tuple) else parts[0])
 
 
