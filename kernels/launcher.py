@@ -196,8 +196,8 @@ class Graph:
     """The launches of some work on a GPU, captured once and replayed with one call.
 
     Arrays that the work allocates come from a memory pool of the graph's own, which nobody else
-    takes memory from: their addresses are in the graph. Replays run on `stream`, which no other
-    stream waits for: `wait` does.
+    takes memory from: their addresses are in the graph. After the capture, `stream` is the current
+    one of this thread, so that what follows waits for the replays and they for it.
     """
 
     def __init__(self, xp: Any) -> None:
@@ -231,6 +231,7 @@ class Graph:
             self._captured = self.stream.end_capture()
             for slot, values in self._slots:
                 slot.set(values)
+        self.stream.use()
 
     def slot(self, values: np.ndarray) -> Array:
         """See `numbers`."""
@@ -251,15 +252,10 @@ class Graph:
         global _graph
         _graph, self.refreshes, self._next = self, True, 0
         try:
-            with self.stream:
-                yield
+            yield
         finally:
             _graph, self.refreshes = None, False
 
     def replay(self) -> None:
-        """Run the work, after what was put on `stream` before."""
+        """Run the work, asynchronously."""
         self._captured.launch(self.stream)
-
-    def wait(self) -> None:
-        """Until the replays are done."""
-        self.stream.synchronize()
