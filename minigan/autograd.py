@@ -339,5 +339,6 @@ def backpropagate(
                 else:
                     mine = table[parent] if parent in owned else None
                     table[parent] = kernels.add(table[parent], gx, out=mine)
-                    owned.add(parent)
+                    if not isinstance(table[parent], np.generic):  # NumPy's sum of two scalars
+                        owned.add(parent)
     return {t: table[t] for t in wanted if t in table}
