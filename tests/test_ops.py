@@ -389,6 +389,32 @@ def test_astype_carries_gradients_back_in_the_dtype_of_its_input():
 
 # -------------------------------------------------------------------------------------- errors
 
+
+@pytest.mark.parametrize("axis", [2, -3, 5])
+@pytest.mark.parametrize(
+    ("op", "call"),
+    [
+        ("concat", lambda x, axis: ops.concat([x, x], axis)),
+        ("flip", ops.flip),
+        ("flip", lambda x, axis: ops.flip(x, (0, axis))),
+        ("squeeze", ops.squeeze),
+        ("swapaxes", lambda x, axis: ops.swapaxes(x, 0, axis)),
+        ("transpose", lambda x, axis: ops.transpose(x, 0, axis)),
+        ("log_softmax", lambda x, axis: ops.log_softmax(x, axis=axis)),
+        ("sum", lambda x, axis: ops.sum(x, axis=axis)),
+        ("max", lambda x, axis: ops.max(x, axis=axis)),
+        ("mean", ops.mean),
+        ("var", ops.var),
+        ("expand_dims", lambda x, axis: ops.expand_dims(x, axis + np.sign(axis))),
+        ("stack", lambda x, axis: ops.stack([x, x], axis + np.sign(axis))),
+        ("flatten", lambda x, axis: ops.flatten(x, axis + np.sign(axis))),
+    ],
+)
+def test_an_axis_that_is_not_there_is_an_error_that_names_the_op(op, call, axis):
+    with pytest.raises(ValueError, match=f"^{op}: axis .* out of bounds"):
+        call(mg.Tensor(np.ones((1, 1))), axis)
+
+
 x4 = np.ones((2, 3, 8, 8), np.float32)
 
 

@@ -2,6 +2,7 @@
 
 math.py  elementwise and reductions     shape.py  moving elements     linear.py  matrix products
 conv.py  convolution, pooling, resizing norm.py   normalisation, bias + activation, dropout
+arguments.py  what they check of axes and pairs of ints
 """
 
 from __future__ import annotations

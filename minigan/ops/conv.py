@@ -17,6 +17,7 @@ from minigan import kernels
 from minigan.array import Array, xp_of
 from minigan.autograd import array_of
 from minigan.kernels import conv_out_size
+from minigan.ops.arguments import Pads, Pair, pads_of, pair
 from minigan.ops.linear import matmul
 from minigan.ops.math import broadcast_to
 from minigan.ops.norm import then_bias_act
@@ -24,25 +25,9 @@ from minigan.ops.shape import pad as pad_axes
 from minigan.ops.shape import reshape
 from minigan.primitive import primitive
 
-Pair = tuple[int, int]
-Pads = tuple[Pair, Pair]
-
-
-def _pair(name: str, value: Any, least: int) -> Pair:
-    pair = (value, value) if isinstance(value, int | np.integer) else tuple(value)
-    if len(pair) != 2 or any(not isinstance(v, int | np.integer) or v < least for v in pair):
-        raise ValueError(f"{name} must be one or two ints of at least {least}, not {value!r}")
-    return int(pair[0]), int(pair[1])
-
-
-def _pads(value: Any) -> Pads:
-    """int, (height, width) or ((top, bottom), (left, right)) -> ((top, bottom), (left, right))"""
-    h, w = (value, value) if isinstance(value, int | np.integer) else value
-    return _pair("pad", h, 0), _pair("pad", w, 0)
-
 
 def _geometry(stride: Any, pad: Any, dilation: Any) -> tuple[Pair, Pads, Pair]:
-    return _pair("stride", stride, 1), _pads(pad), _pair("dilation", dilation, 1)
+    return pair("stride", stride, 1), pads_of(pad), pair("dilation", dilation, 1)
 
 
 def _check_channels(op: str, name: str, x: Array, w: Array, channels: int, groups: int) -> None:
@@ -191,7 +176,7 @@ def conv2d_dgrad(
     """
     s, p, d = _geometry(stride, pad, dilation)
     return _conv2d_dgrad(
-        gy, w, size=_pair("size", size, 1), stride=s, pad=p, dilation=d, groups=groups
+        gy, w, size=pair("size", size, 1), stride=s, pad=p, dilation=d, groups=groups
     )
 
 
@@ -211,7 +196,7 @@ def conv2d_wgrad(
     """
     s, p, d = _geometry(stride, pad, dilation)
     return _conv2d_wgrad(
-        x, gy, taps=_pair("taps", taps, 1), stride=s, pad=p, dilation=d, groups=groups
+        x, gy, taps=pair("taps", taps, 1), stride=s, pad=p, dilation=d, groups=groups
     )
 
 
@@ -235,7 +220,7 @@ def conv_transpose2d(
     rows and columns added at the bottom and right, as in PyTorch.   act, slope: see bias_act.
     """
     s, p, d = _geometry(stride, pad, dilation)
-    extra = _pair("output_padding", output_padding, 0)
+    extra = pair("output_padding", output_padding, 0)
     _check_channels("conv_transpose2d", "x", x, w, len(w), groups)
     size = [0, 0]
     for i in (0, 1):
@@ -292,9 +277,9 @@ def _(g: Any, kernel: Pair, stride: Pair) -> Any:
 
 
 def _pool_geometry(op: str, x: Any, kernel: Any, stride: Any, pad: Any) -> tuple[Pair, Pair, Pads]:
-    k = _pair("kernel", kernel, 1)
-    s = k if stride is None else _pair("stride", stride, 1)
-    p = _pads(pad)
+    k = pair("kernel", kernel, 1)
+    s = k if stride is None else pair("stride", stride, 1)
+    p = pads_of(pad)
     if any(max(p[i]) * 2 > k[i] for i in (0, 1)):
         raise ValueError(f"{op}: pad={pad} must be at most half of the kernel {kernel}")
     if min(conv_out_size(x.shape[2:], k, s, p, (1, 1))) < 1:
@@ -367,7 +352,7 @@ def max_pool2d(x: Any, kernel: Any, stride: Any = None, pad: Any = 0) -> Any:
 def pad_images(x: Any, pads: Any, mode: str = "zero") -> Any:
     """x (N,C,H,W) padded by int, (h, w) or ((top, bottom), (left, right)), zero or reflect."""
 
-    return pad_axes(x, ((0, 0), (0, 0), *_pads(pads)), mode)
+    return pad_axes(x, ((0, 0), (0, 0), *pads_of(pads)), mode)
 
 
 def upsample_nearest(x: Any, factor: int) -> Any:
@@ -404,7 +389,7 @@ def resize(x: Any, size: Any, mode: str = "nearest", align_corners: bool = False
     """
     if mode not in ("nearest", "bilinear"):
         raise ValueError(f"resize: mode must be 'nearest' or 'bilinear', not {mode!r}")
-    h, w = _pair("size", size, 1)
+    h, w = pair("size", size, 1)
     if mode == "nearest" and h % x.shape[2] == 0 and h // x.shape[2] * x.shape[3] == w:
         return upsample_nearest(x, h // x.shape[2])
     xp = xp_of(array_of(x))

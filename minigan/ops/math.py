@@ -5,14 +5,13 @@ Where a second operand would be called y, it is called b here: y is the output.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from minigan.array import Array, xp_of
 from minigan.autograd import array_of
+from minigan.ops.arguments import Axes, axes_of, axis_of
 from minigan.primitive import primitive
-
-Axes = int | tuple[int, ...] | None
-
 
 # ------------------------------------------------------------------------------------ arithmetic
 
@@ -331,6 +330,7 @@ def _(g: Any, y: Any, alpha: float) -> Any:
 def log_softmax(x: Array, *, axis: int = -1) -> Array:
     """y = x - ln Σ e^x along axis, shifted by the maximum first."""
     xp = xp_of(x)
+    axis = axis_of("log_softmax", axis, x.ndim)
     x = x - x.max(axis=axis, keepdims=True)
     return x - xp.log(xp.exp(x).sum(axis=axis, keepdims=True))
 
@@ -343,52 +343,49 @@ def _(g: Any, y: Any, axis: int) -> Any:
 # ------------------------------------------------------------------------------------- reductions
 
 
-def _keepdims(shape: tuple[int, ...], axis: Axes) -> tuple[int, ...]:
+def _keepdims(op: str, shape: tuple[int, ...], axis: Axes) -> tuple[int, ...]:
     """The shape that a reduction over `axis` would have had with keepdims."""
-    if axis is None:
-        return (1,) * len(shape)
-    axes = {a % len(shape) for a in ((axis,) if isinstance(axis, int) else axis)}
+    axes = axes_of(op, axis, len(shape))
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
 
 
 @primitive
 def sum(x: Array, *, axis: Axes = None, keepdims: bool = False) -> Array:
     """y = Σ x over axis (an int, several, or None for all)."""
-    return x.sum(axis=axis, keepdims=keepdims)
+    return x.sum(axis=None if axis is None else axes_of("sum", axis, x.ndim), keepdims=keepdims)
 
 
 @sum.vjp("x")
 def _(g: Any, shape: tuple[int, ...], axis: Axes) -> Any:
-    return broadcast_to(g.reshape(_keepdims(shape, axis)), shape)
+    return broadcast_to(g.reshape(_keepdims("sum", shape, axis)), shape)
 
 
-def _count(x: Any, axis: Axes) -> int:
-    size = 1
-    for n, m in zip(x.shape, _keepdims(x.shape, axis), strict=True):
-        size *= n if m == 1 else 1
-    return size
+def _count(op: str, x: Any, axis: Axes) -> int:
+    return math.prod(x.shape[i] for i in axes_of(op, axis, x.ndim))
 
 
 def mean(x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
     """y = Σ x / M over axis, M the number of elements summed."""
-    return sum(x, axis=axis, keepdims=keepdims) * (1.0 / _count(x, axis))
+    scale = 1.0 / _count("mean", x, axis)
+    return sum(x, axis=axis, keepdims=keepdims) * scale
 
 
 def var(x: Any, axis: Axes = None, ddof: int = 0, keepdims: bool = False) -> Any:
     """y = Σ (x - mean)² / (M - ddof) over axis."""
+    scale = 1.0 / (_count("var", x, axis) - ddof)
     d = x - mean(x, axis, keepdims=True)
-    return sum(d * d, axis=axis, keepdims=keepdims) * (1.0 / (_count(x, axis) - ddof))
+    return sum(d * d, axis=axis, keepdims=keepdims) * scale
 
 
 @primitive
 def max(x: Array, *, axis: Axes = None, keepdims: bool = False) -> Array:
     """y = max of x over axis; elements that tie share the gradient evenly."""
-    return x.max(axis=axis, keepdims=keepdims)
+    return x.max(axis=None if axis is None else axes_of("max", axis, x.ndim), keepdims=keepdims)
 
 
 @max.vjp("x")
 def _(g: Any, x: Any, y: Any, axis: Axes) -> Any:
-    kept = _keepdims(x.shape, axis)
+    kept = _keepdims("max", x.shape, axis)
     mask = (array_of(x) == array_of(y).reshape(kept)).astype(g.dtype)
     return g.reshape(kept) * (mask / mask.sum(axis=axis, keepdims=True))
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from minigan.array import Array, xp_of
 from minigan.autograd import array_of
+from minigan.ops.arguments import Axes, axes_of, axis_of
 from minigan.primitive import primitive
 
 
@@ -30,8 +31,8 @@ def reshape(x: Any, *shape: Any) -> Any:
 
 
 def flatten(x: Any, start: int = 0) -> Any:
-    """x with the axes from `start` on joined into one."""
-    start = start + x.ndim if start < 0 else start
+    """x with the axes from `start` on joined into one; a new one if `start` is behind the last."""
+    start = start if start == x.ndim else axis_of("flatten", start, x.ndim)
     return reshape(x, *x.shape[:start], math.prod(x.shape[start:]))
 
 
@@ -49,22 +50,25 @@ def transpose(x: Any, *axes: Any) -> Any:
     """x with its axes in the order `axes`, reversed by default."""
     if len(axes) == 1 and not isinstance(axes[0], int):
         axes = tuple(axes[0]) if axes[0] is not None else ()
-    order = axes or tuple(reversed(range(x.ndim)))
-    return _transpose(x, axes=tuple(a % x.ndim for a in order))
+    order = axes_of("transpose", axes or range(x.ndim)[::-1], x.ndim)
+    if len(order) != x.ndim:
+        raise ValueError(f"transpose: {len(order)} axes given for x of {x.ndim}: {axes}")
+    return _transpose(x, axes=order)
 
 
 def swapaxes(x: Any, a: int, b: int) -> Any:
     """x with axes a and b exchanged."""
     order = list(range(x.ndim))
+    a, b = axis_of("swapaxes", a, x.ndim), axis_of("swapaxes", b, x.ndim)
     order[a], order[b] = order[b], order[a]
     return transpose(x, order)
 
 
-def squeeze(x: Any, axis: int | tuple[int, ...] | None = None) -> Any:
+def squeeze(x: Any, axis: Axes = None) -> Any:
     """x without its axes of length 1, or without those of `axis`, which must have length 1."""
     if axis is None:
         return reshape(x, tuple(n for n in x.shape if n != 1))
-    axes = {a % x.ndim for a in ((axis,) if isinstance(axis, int) else axis)}
+    axes = axes_of("squeeze", axis, x.ndim)
     if any(x.shape[a] != 1 for a in axes):
         raise ValueError(f"squeeze: axis {axis} of shape {x.shape} is not of length 1")
     return reshape(x, tuple(n for i, n in enumerate(x.shape) if i not in axes))
@@ -72,7 +76,7 @@ def squeeze(x: Any, axis: int | tuple[int, ...] | None = None) -> Any:
 
 def expand_dims(x: Any, axis: int) -> Any:
     """x with an axis of length 1 put in at `axis`."""
-    axis = axis % (x.ndim + 1)
+    axis = axis_of("expand_dims", axis, x.ndim + 1)
     return reshape(x, (*x.shape[:axis], 1, *x.shape[axis:]))
 
 
@@ -116,9 +120,9 @@ def getitem(x: Any, index: Any) -> Any:
     return _getitem(x, index=parts if isinstance(index, tuple) else parts[0])
 
 
-def flip(x: Any, axis: int | tuple[int, ...]) -> Any:
+def flip(x: Any, axis: int | Sequence[int]) -> Any:
     """x with the order of its elements reversed along `axis`."""
-    axes = {a % x.ndim for a in ((axis,) if isinstance(axis, int) else axis)}
+    axes = axes_of("flip", axis, x.ndim)
     return getitem(x, tuple(slice(None, None, -1 if i in axes else 1) for i in range(x.ndim)))
 
 
@@ -166,7 +170,7 @@ def _(g: Any, shape: Any, position: int, axis: int, starts: tuple[int, ...]) -> 
 
 def concat(xs: Sequence[Any], axis: int = 0) -> Any:
     """The arrays of xs joined along an axis that they have."""
-    axis = axis % xs[0].ndim
+    axis = axis_of("concat", axis, xs[0].ndim)
     starts = [0]
     for x in xs:
         starts.append(starts[-1] + x.shape[axis])
@@ -175,4 +179,5 @@ def concat(xs: Sequence[Any], axis: int = 0) -> Any:
 
 def stack(xs: Sequence[Any], axis: int = 0) -> Any:
     """The arrays of xs, all of one shape, joined along a new axis."""
-    return concat([expand_dims(x, axis) for x in xs], axis % (xs[0].ndim + 1))
+    axis = axis_of("stack", axis, xs[0].ndim + 1)
+    return concat([expand_dims(x, axis) for x in xs], axis)
