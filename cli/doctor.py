@@ -175,7 +175,7 @@ def _package() -> Iterator[Check]:
 
 
 def _folders() -> Iterator[Check]:
-    from minigan.data.download import cache_folder
+    from minigan.files import cache_folder
 
     here, cache = Path("runs").absolute(), cache_folder()
     if _writable(here):

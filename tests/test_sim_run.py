@@ -666,3 +666,59 @@ def test_without_the_compiler_sim_imports_and_says_what_to_install():
     ).stdout
     assert text.strip().endswith('pip install "nvidia-cuda-nvrtc-cu12==12.9.*"')
     assert len(text.splitlines()) == 1
+
+
+# ---- Kept PTX -----------------------------------------------------------------------------------
+
+COPY = 'extern "C" __global__ void copy(const float* x, float* y) { y[threadIdx.x] = x[threadIdx.x]; }'
+
+
+@pytest.fixture
+def ptx_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIGAN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "ptx"
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """The sources that NVRTC has compiled."""
+    compiled, compile = [], nvrtc._compile
+    monkeypatch.setattr(nvrtc, "_compile", lambda lib, source, *rest: (
+        compiled.append(source), compile(lib, source, *rest))[1])  # fmt: skip
+    return compiled
+
+
+def test_ptx_is_compiled_once(ptx_folder, compilations):
+    first = nvrtc.compile(COPY)
+    assert nvrtc.compile(COPY).code == first.code and len(compilations) == 1
+    nvrtc.compile(COPY, arch="sm_90")
+    nvrtc.compile(COPY, defines={"N": 1})
+    nvrtc.compile(COPY + "\n")
+    assert len(compilations) == len(list(ptx_folder.iterdir())) == 4
+    assert not list(ptx_folder.glob("*.tmp"))
+
+
+def test_ptx_that_was_damaged_is_compiled_again(ptx_folder, compilations):
+    first = nvrtc.compile(COPY)
+    (file,) = ptx_folder.iterdir()
+    file.write_bytes(file.read_bytes()[:-20])
+    assert nvrtc.compile(COPY).code == first.code and len(compilations) == 2
+    assert nvrtc.compile(COPY).code == first.code and len(compilations) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path, monkeypatch, compilations):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MINIGAN_CACHE", str(tmp_path / "file" / "cache"))
+    assert nvrtc.compile(COPY).code == nvrtc.compile(COPY).code and len(compilations) == 2
+
+
+def test_old_ptx_makes_room(ptx_folder, monkeypatch):
+    monkeypatch.setattr(nvrtc, "_MOST_KEPT", 4)
+    for n in range(7):
+        nvrtc.compile(COPY, defines={"N": n})
+        assert len(list(ptx_folder.iterdir())) <= 5
+
+
+def test_warnings_are_told_each_time(ptx_folder):
+    source = COPY.replace("{ y", "{ int unused; y")
+    assert "unused" in nvrtc.compile(source).log and "unused" in nvrtc.compile(source).log

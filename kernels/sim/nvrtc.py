@@ -1,15 +1,23 @@
-"""NVIDIA's run-time compiler through ctypes: CUDA C to PTX, CUBIN and a log. No driver needed."""
+"""NVIDIA's run-time compiler through ctypes: CUDA C to PTX, CUBIN and a log. No driver needed.
+
+PTX is kept in the cache folder (minigan.files.cache_folder), for a kernel takes 0.1 s and more to
+compile and a training step has thirty. What cannot be kept or read there is compiled again.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import hashlib
 import importlib.util
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+from minigan.files import cache_folder
 
 # What CuPy passes to NVRTC without telling; -lineinfo makes the PTX name its source lines.
 FLAGS = ("-ftz=true", "--std=c++17", "-lineinfo")
@@ -51,8 +59,19 @@ def compile(
     target = arch if cubin else arch.replace("sm_", "compute_")
     flags = [*FLAGS, f"-arch={target}", *(f"-I{folder}" for folder in include), *options]
     flags += [f"-D{key}={value}" for key, value in (defines or {}).items()]
-    argv = (ctypes.c_char_p * len(flags))(*[flag.encode() for flag in flags])
+    if cubin or options or "#include" in source:
+        return _compile(lib, source, name, flags, cubin)
+    key = repr((version(), source, name, flags))
+    if (ptx := _kept(key)) is not None:
+        return Compiled(ptx, "")
+    compiled = _compile(lib, source, name, flags, cubin)
+    if not compiled.log:  # a warning is told each time
+        _keep(key, compiled.code)
+    return compiled
 
+
+def _compile(lib: ctypes.CDLL, source: str, name: str, flags: list[str], cubin: bool) -> Compiled:
+    argv = (ctypes.c_char_p * len(flags))(*[flag.encode() for flag in flags])
     program = ctypes.c_void_p()
     _check(lib.nvrtcCreateProgram(
         ctypes.byref(program), source.encode(), name.encode(), 0, None, None
@@ -65,6 +84,40 @@ def compile(
         return Compiled(_fetch(lib, "CUBIN" if cubin else "PTX", program), log)
     finally:
         lib.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+# ---- Kept PTX -----------------------------------------------------------------------------------
+
+_MOST_KEPT = 600  # files, of some 50 kB
+
+
+def _file(key: str) -> Path:
+    return cache_folder() / "ptx" / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+
+
+def _kept(key: str) -> bytes | None:
+    """What was kept under key, if it is there and whole: behind its digest."""
+    try:
+        digest, _, ptx = _file(key).read_bytes().partition(b"\n")
+    except (OSError, RuntimeError):
+        return None
+    return ptx if digest == hashlib.blake2b(ptx).hexdigest().encode() else None
+
+
+def _keep(key: str, ptx: bytes) -> None:
+    """Keep PTX if the folder can be written; the oldest files make room."""
+    file = _file(key)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    with suppress(OSError, RuntimeError):  # a home may be unknown
+        file.parent.mkdir(parents=True, exist_ok=True)
+        files = sorted(file.parent.iterdir(), key=lambda path: path.stat().st_mtime)
+        for old in files[: -_MOST_KEPT // 2] if len(files) > _MOST_KEPT else ():
+            old.unlink(missing_ok=True)
+        temporary.write_bytes(hashlib.blake2b(ptx).hexdigest().encode() + b"\n" + ptx)
+        os.replace(temporary, file)
+
+
+# ---- The library --------------------------------------------------------------------------------
 
 
 @cache
@@ -83,6 +136,7 @@ def library() -> ctypes.CDLL:
     raise CompilerMissing(f"sim needs NVIDIA's compiler NVRTC, which is not installed: {ADVICE}")
 
 
+@cache
 def version() -> tuple[int, int]:
     """NVRTC's version, e.g. (12, 9)."""
     major, minor = ctypes.c_int(), ctypes.c_int()

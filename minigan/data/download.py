@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from minigan.data.dataset import DataError
 from minigan.data.decode import one_line
+from minigan.files import cache_folder
 
 Progress = Callable[[str, int, int], None]  # file name, bytes so far, bytes in all (0: unknown)
 
@@ -101,14 +102,6 @@ KNOWN_SETS = {
         ),
     )
 }
-
-
-def cache_folder() -> Path:
-    """$MINIGAN_CACHE, else $XDG_CACHE_HOME/minigan, else ~/.cache/minigan."""
-    if chosen := os.environ.get("MINIGAN_CACHE"):
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "minigan"
 
 
 def fetch(known: KnownSet, progress: Progress | None = None) -> list[Path]:
