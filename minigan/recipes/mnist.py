@@ -23,21 +23,53 @@ _OCAML = Recipe(
     checkpoint_every=5000,
 )
 
+# What won by the samples' Fréchet distance under a digit classifier, for the same minutes: a gradient
+# penalty on real digits (R1), both rates falling to 0, and the average of the generator's weights.
+_DEFAULT = Recipe(
+    lr_g=1e-3,
+    lr_d=1e-3,
+    decay="linear",
+    penalty="r1",
+    penalty_weight=1.0,
+    ema=0.998,
+)
+_PERCEPTRONS = replace(
+    _DEFAULT,
+    steps=30_000,
+    lr_d=2e-3,
+    ema=0.999,
+    log_every=500,
+    sample_every=3000,
+    checkpoint_every=3000,
+)
+
 _GAN = "multi-layer perceptrons"
 _DCGAN = "convolutions; the one to start with"
 _CGAN = "perceptrons that are told the digit; sample with --label"
 
 RECIPES = {
     "mnist-gan": {
-        "default": Recipe(net="mnist-gan", about=_GAN, steps=10_000, ema=0.999),
+        "default": replace(_PERCEPTRONS, net="mnist-gan", about=_GAN),
         "ocaml-torch": replace(_OCAML, net="mnist-gan", about=_GAN, sample_every=25_000),
     },
     "mnist-dcgan": {
-        "default": Recipe(net="mnist-dcgan", about=_DCGAN, steps=2500, ema=0.99),
+        "default": replace(
+            _DEFAULT,
+            net="mnist-dcgan",
+            about=_DCGAN,
+            steps=6000,
+            batch=32,
+            penalty_every=4,
+            beta1=0.0,
+            beta2=0.99,
+            log_every=100,
+            sample_every=500,
+            checkpoint_every=1000,
+        ),
         "ocaml-torch": replace(_OCAML, net="mnist-dcgan", about=_DCGAN),
     },
     "mnist-cgan": {
-        "default": Recipe(net="mnist-cgan", about=_CGAN, steps=10_000, ema=0.999),
+        "default": replace(_PERCEPTRONS, net="mnist-cgan", about=_CGAN),
         "ocaml-torch": replace(
             _OCAML, net="mnist-cgan", about=_CGAN, batch=256, fake_labels="constant"
         ),
