@@ -361,10 +361,11 @@ def _finish(y: Array, act: str) -> None:
     if act == "tanh":
         np.tanh(y, out=y)
     elif act == "sigmoid":
-        y *= np.float32(0.5)
-        np.tanh(y, out=y)
-        y *= np.float32(0.5)
-        y += np.float32(0.5)
+        np.negative(y, out=y)
+        with np.errstate(over="ignore"):  # 1 / (1 + ∞) is 0, which is right
+            np.exp(y, out=y)
+        y += np.float32(1)
+        np.reciprocal(y, out=y)
 
 
 def bias_act_backward(g: Array, y: Array, act: str, slope: float) -> tuple[Array, Array]:

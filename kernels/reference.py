@@ -110,6 +110,12 @@ def matmul(x: Array, b: Array) -> Array:
     return x @ b
 
 
+def _sigmoid(x: Array) -> Array:
+    """1 / (1 + e^-x), from e^-|x|, which overflows nowhere and keeps its small tail."""
+    e = np.exp(-abs(x))
+    return np.where(x >= 0, e.dtype.type(1), e) / (1 + e)
+
+
 # Activations that end a fused kernel. Each is inverted by its own output y, so that a backward pass
 # keeps y alone:  dy/dx as a function of y.
 ACTIVATIONS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
@@ -120,7 +126,7 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
         lambda y, slope: np.where(y > 0, 1, slope).astype(y.dtype),
     ),
     "tanh": (lambda x, slope: np.tanh(x), lambda y, slope: 1 - y * y),
-    "sigmoid": (lambda x, slope: 0.5 * np.tanh(0.5 * x) + 0.5, lambda y, slope: y * (1 - y)),
+    "sigmoid": (lambda x, slope: _sigmoid(x), lambda y, slope: y * (1 - y)),
 }
 
 

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 import minigan as mg
 from minigan import ops
 from minigan.autograd import observe
+from minigan.kernels.reference import ACTIVATIONS
 from minigan.ops import norm
 from minigan.primitive import Fused, Primitive
 
@@ -348,6 +349,21 @@ def test_logits_of_any_size_overflow_nowhere(dtype):
     np.testing.assert_allclose(slopes[0], exact * (1 - exact), atol=tiny)
     np.testing.assert_allclose(slopes[1], exact, atol=tiny)
     np.testing.assert_allclose(slopes[2], 1 - exact, atol=tiny)
+
+
+def test_the_small_tail_of_a_sigmoid_is_kept():
+    """σ(-20) is e^-20, not 0, also in float32, and is the gradient of softplus there."""
+    x = mg.Tensor(np.array([-20.0, -80.0, -3.0], np.float32), requires_grad=True)
+    exact = 1 / (1 + np.exp(-x.numpy().astype(np.float64)))
+    np.testing.assert_allclose(ops.sigmoid(x).numpy(), exact, rtol=1e-6)
+    np.testing.assert_allclose(mg.grad(ops.softplus(x).sum(), x).numpy(), exact, rtol=1e-6)
+    fused = ops.bias_act(x.reshape(3, 1), np.zeros(1, np.float32), act="sigmoid")
+    np.testing.assert_allclose(fused.numpy()[:, 0], exact, rtol=1e-6)
+    np.testing.assert_allclose(ACTIVATIONS["sigmoid"][0](x.numpy(), 0), exact, rtol=1e-6)
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        far = np.array([[-1000.0], [1000.0]], np.float32)
+        y = ops.bias_act(far, np.zeros(1, np.float32), act="sigmoid")
+    np.testing.assert_array_equal(y, [[0], [1]])
 
 
 def test_softplus_keeps_its_small_tail():

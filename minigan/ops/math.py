@@ -236,14 +236,17 @@ def _(g: Any, x: Any, b: Any) -> Any:
 
 
 @primitive
-def clip(x: Array, *, low: float, high: float) -> Array:
-    """y = min(max(x, low), high); the derivative is 1 on [low, high]."""
+def clip(x: Array, *, low: float | None = None, high: float | None = None) -> Array:
+    """y = min(max(x, low), high); the derivative is 1 on [low, high]. None: no limit there."""
+    if low is None and high is None:
+        raise ValueError("clip: give low, high or both")
     return xp_of(x).clip(x, low, high)
 
 
 @clip.vjp("x")
-def _(g: Any, x: Any, low: float, high: float) -> Any:
+def _(g: Any, x: Any, low: float | None, high: float | None) -> Any:
     x = array_of(x)
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
     return g * ((x >= low) & (x <= high))
 
 
@@ -263,8 +266,10 @@ def _(g: Any, y: Any) -> Any:
 
 @primitive
 def sigmoid(x: Array) -> Array:
-    """y = 1 / (1 + e^-x), computed as ½ tanh(x/2) + ½, which overflows nowhere."""
-    return 0.5 * xp_of(x).tanh(0.5 * x) + 0.5
+    """y = 1 / (1 + e^-x), computed from e^-|x|: it overflows nowhere and keeps its small tail."""
+    xp = xp_of(x)
+    e = xp.exp(-xp.absolute(x))
+    return xp.where(x >= 0, e.dtype.type(1), e) / (1 + e)
 
 
 @sigmoid.vjp("x")
@@ -412,7 +417,7 @@ def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
 
 @primitive
 def astype(x: Array, *, dtype: Any) -> Array:
-    """x in another floating-point dtype."""
+    """x in another dtype; a constant if that is not a floating-point one."""
     return x.astype(dtype)
 
 
