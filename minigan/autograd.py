@@ -117,6 +117,11 @@ class Tensor:
             self._leaf = Node()  # one for life: graphs recorded before a freeze still find it
         self.node = self._leaf if value else None
 
+    def requires_grad_(self, value: bool = True) -> Tensor:
+        """Set requires_grad, and return this Tensor."""
+        self.requires_grad = value
+        return self
+
     @property
     def is_leaf(self) -> bool:
         """Whether it was made by a user, not by an op on something that requires a gradient."""
@@ -164,6 +169,15 @@ class Tensor:
     def item(self) -> Any:
         """The only element, as a Python number."""
         return self.data.item()
+
+    def tolist(self) -> Any:
+        """The values as nested lists of Python numbers."""
+        return self.data.tolist()
+
+    def __format__(self, spec: str) -> str:
+        if spec and self.size != 1:
+            raise TypeError(f"format: {spec!r} needs a Tensor of one element, not {self.shape}")
+        return format(self.item(), spec) if spec else str(self)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.numpy(), dtype=dtype, copy=copy)

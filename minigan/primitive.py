@@ -129,7 +129,10 @@ class Primitive:
 
     def _bind(self, args: Any, attrs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Move array arguments that were passed by keyword to their positions."""
-        bound = self.__signature__.bind(*args, **attrs)
+        try:
+            bound = self.__signature__.bind(*args, **attrs)
+        except TypeError as error:
+            raise TypeError(f"{self.name}: {error}; it takes {self.__signature__}") from None
         bound.apply_defaults()
         return bound.args, {k: v for k, v in bound.kwargs.items() if k in attrs}
 
@@ -149,7 +152,7 @@ class Primitive:
             if i < len(parents):
                 parents[i] = None
         mask = tuple([p is not None for p in parents])
-        if True not in mask:
+        if True not in mask or y.dtype.kind != "f":  # integers are constants
             return None
         plan = self._plans.get(mask)
         if plan is None:

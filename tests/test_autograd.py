@@ -676,11 +676,64 @@ def test_methods_do_what_the_ops_do():
         (t.max(1), a.max(1)), (t.min(), a.min()), (t.exp(), np.exp(a)), (t.log(), np.log(a)),
         (t.sqrt(), np.sqrt(a)), (t.tanh(), np.tanh(a)), (t.clip(2, 3), a.clip(2, 3)),
         ((-t).relu(), 0 * a), ((-t).abs(), a), (t.sigmoid(), 1 / (1 + np.exp(-a))),
-        (t.astype(np.float32), a.astype(np.float32)),
+        (t.astype(np.float32), a.astype(np.float32)), (t.std(2), a.std(2)),
+        (t.clamp(2, 3), a.clip(2, 3)), (t.clamp(min=2), a.clip(2)), (t.clamp(max=2), a.clip(max=2)),
+        (t.square(), a * a), (t.softplus(), np.log1p(np.exp(a))),
+        (t.log_softmax(1), a - np.log(np.exp(a).sum(axis=1, keepdims=True))),
+        ((-t).leaky_relu(0.2), -0.2 * a), (t.expand(4, -1, 3), np.tile(a, (4, 1, 1))),
+        (t.expand((5, 1, -1, -1)), np.tile(a, (5, 1, 1, 1))),
     ]  # fmt: skip
     for got, expected in pairs:
         np.testing.assert_allclose(got.numpy(), expected, rtol=1e-14)
         assert got.dtype == expected.dtype
+
+
+def test_a_limit_that_is_not_there_holds_nothing_back():
+    for limits in ({"min": 2.0}, {"max": 2.0}):
+        check_grads(lambda x, limits=limits: x.clamp(**limits), [np.array([1.0, 3.0])])
+    with pytest.raises(ValueError, match="clip: give low, high or both"):
+        leaf(1.0).clip()
+
+
+def test_what_python_asks_of_a_tensor():
+    x = leaf([1.0, 5], [3, 4])
+    assert x.tolist() == [[1, 5], [3, 4]]
+    assert x.argmax() == 1 and x.argmax(axis=0).tolist() == [1, 0]
+    assert f"{mg.Tensor(0.12345):.3f}, {mg.Tensor([7]):03d}" == "0.123, 007"
+    assert f"{mg.Tensor([1.0])}" == "Tensor([1.])"
+    with pytest.raises(TypeError, match=r"'\.3f' needs a Tensor of one element, not \(2, 2\)"):
+        f"{x:.3f}"
+    frozen = x.requires_grad_(False)
+    assert frozen is x and not x.requires_grad
+    assert mg.Tensor([1.0]).requires_grad_().requires_grad
+
+
+def test_a_result_of_integers_is_a_constant():
+    x = leaf(1.5, 2.5)
+    y = x.astype(np.int64)
+    assert not y.requires_grad and not (y * 2).requires_grad
+    assert not x.astype(bool).requires_grad and x.astype(np.float16).requires_grad
+    equal(mg.grad((x * y).sum(), x), 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x: ops.relu(x, dim=1), "^relu: .*unexpected keyword argument 'dim'; it takes"),
+        (lambda x: ops.leaky_relu(x, slop=0.2), "^leaky_relu: .*'slop'; it takes .*slope"),
+        (lambda x: x.sum(dim=1), r"^Tensor.sum\(\) got an unexpected keyword argument 'dim'"),
+        (lambda x: x.clip(0, 1, 2), r"^Tensor.clip\(\) takes from 1 to 3"),
+    ],
+)
+def test_an_argument_that_an_op_does_not_have_is_an_error_that_names_the_op(call, words):
+    with pytest.raises(TypeError, match=words):
+        call(leaf(1, 2))
+
+
+def test_expand_refuses_what_it_cannot_reach():
+    for to in [(3,), (-1, 2, 3), (2, 4)]:
+        with pytest.raises(ValueError, match="broadcast"):
+            leaf([1, 2, 3], [4, 5, 6]).expand(*to)
 
 
 def test_backward_of_a_constant_is_an_error():

@@ -2,14 +2,12 @@
 
 math.py  elementwise and reductions     shape.py  moving elements     linear.py  matrix products
 conv.py  convolution, pooling, resizing norm.py   normalisation, bias + activation, dropout
-arguments.py  what they check of axes and pairs of ints
+operators.py  the operators and methods of Tensor   arguments.py  axes and pairs of ints, checked
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-from minigan.autograd import Tensor
+from minigan.ops import operators
 from minigan.ops.conv import (
     avg_pool2d,
     conv2d,
@@ -138,41 +136,4 @@ __all__ = [
     "where",
 ]
 
-
-def _give_tensor_its_operators() -> None:
-    def swapped(op: Any) -> Any:
-        return lambda self, other: op(other, self)
-
-    for name, op in {"add": add, "sub": sub, "mul": mul, "truediv": div, "matmul": matmul}.items():
-        setattr(Tensor, f"__{name}__", lambda self, other, op=op: op(self, other))
-        setattr(Tensor, f"__r{name}__", swapped(op))
-    Tensor.__pow__ = lambda self, other: power(self, other)  # type: ignore[method-assign]
-    Tensor.__rpow__ = swapped(power)  # type: ignore[method-assign]
-    Tensor.__neg__ = lambda self: neg(self)  # type: ignore[method-assign]
-    Tensor.__abs__ = lambda self: abs(self)  # type: ignore[method-assign]
-    Tensor.__getitem__ = lambda self, index: getitem(self, index)  # type: ignore[method-assign]
-
-    for name in ("lt", "le", "gt", "ge", "eq", "ne"):  # comparisons give arrays of bool
-
-        def compare(self: Any, other: Any, method: str = f"__{name}__") -> Any:
-            return getattr(self.data, method)(other.data if isinstance(other, Tensor) else other)
-
-        setattr(Tensor, f"__{name}__", compare)
-
-    methods = {
-        "abs": abs, "clip": clip, "exp": exp, "flatten": flatten, "log": log, "max": max,
-        "mean": mean, "min": min, "relu": relu, "reshape": reshape, "sigmoid": sigmoid,
-        "sqrt": sqrt, "squeeze": squeeze, "swapaxes": swapaxes, "tanh": tanh,
-        "transpose": transpose, "var": var, "view": reshape, "permute": transpose,
-        "unsqueeze": expand_dims, "pow": power,
-    }  # fmt: skip
-    for name, method in methods.items():
-        setattr(Tensor, name, lambda self, *a, op=method, **k: op(self, *a, **k))
-    Tensor.sum = lambda self, axis=None, keepdims=False: sum(self, axis=axis, keepdims=keepdims)  # type: ignore[attr-defined]
-    Tensor.max = lambda self, axis=None, keepdims=False: max(self, axis=axis, keepdims=keepdims)  # type: ignore[attr-defined]
-    Tensor.clip = lambda self, low, high: clip(self, low=low, high=high)  # type: ignore[attr-defined]
-    Tensor.astype = lambda self, dtype: astype(self, dtype=dtype)  # type: ignore[attr-defined]
-    Tensor.T = property(lambda self: transpose(self))  # type: ignore[attr-defined]
-
-
-_give_tensor_its_operators()
+operators.install()
