@@ -7,7 +7,7 @@ Arrays are float32 with elements in order, channels last:
 A loop works on a range of rows or images, so that threads can share an array, and holds no GIL.
 Sums over rows are float64, which rounds less and keeps pace with memory. There is no fast-math:
 a result is what its lines say. An activation is a number here, see ACTS; `tanh` and `sigmoid`
-forward are not here, NumPy's vectorised tanh is faster than one call an element.
+forward are not here, NumPy's vectorised tanh and exp are faster than one call an element.
 """
 
 from __future__ import annotations

@@ -362,7 +362,7 @@ def _finish(y: Array, act: str) -> None:
         np.tanh(y, out=y)
     elif act == "sigmoid":
         np.negative(y, out=y)
-        with np.errstate(over="ignore"):  # 1 / (1 + ∞) is 0, which is right
+        with np.errstate(over="ignore"):  # 1 / (1 + ∞) is 0, as it should be
             np.exp(y, out=y)
         y += np.float32(1)
         np.reciprocal(y, out=y)
