@@ -15,7 +15,8 @@ from minigan.cli import main
 MINIGAN = str(Path(sys.executable).with_name("minigan"))
 # Two threads on any machine, so that kills and resumes meet shards and workers too.
 ENVIRONMENT = {**os.environ, "MINIGAN_NUM_THREADS": "2", "PYTHONUNBUFFERED": "1"}
-SMALL = ["--batch", "4", "--set", "latent_dim=3", "--set", "log_every=2"]
+# A rate that decays over all steps would make a run of 3 steps, then 3 more, another than one of 6.
+SMALL = ["--batch", "4", "--set", "latent_dim=3", "--set", "log_every=2", "--set", "decay=constant"]
 
 
 @dataclass

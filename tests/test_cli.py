@@ -248,7 +248,16 @@ def test_resume_of_a_finished_run_says_how_to_go_on(cwd, runs):
 
 
 def test_resume_forgets_what_lies_beyond_the_checkpoint(cwd):
-    sets = ["--set", "sample_every=1", "--set", "checkpoint_every=4", "--set", "log_every=1"]
+    sets = [
+        "--set",
+        "decay=constant",
+        "--set",
+        "sample_every=1",
+        "--set",
+        "checkpoint_every=4",
+        "--set",
+        "log_every=1",
+    ]
     assert here("train", "mnist-gan", *SMALL[:4], *sets, "--steps", 7, "--out", "a").code == 0
     assert here("train", "mnist-gan", *SMALL[:4], *sets, "--steps", 9, "--out", "b").code == 0
     Path("a/checkpoints/step-00000007.safetensors").unlink()  # as if killed after step 7's log
