@@ -31,16 +31,27 @@ def _square(x: Any) -> Any:
     return x * x
 
 
+def _check_shapes(op: str, **operands: Any) -> None:
+    """Raises: ValueError for shapes that differ: (4,1) and (4,) would be broadcast to (4,4)."""
+    (a, x), (b, t) = operands.items()
+    if x.shape != t.shape:
+        raise ValueError(
+            f"{op}: {a} {tuple(x.shape)} and {b} {tuple(t.shape)} must be of one shape"
+        )
+
+
 # --------------------------------------------------------------------------- binary cross-entropy
 
 
 def bce_with_logits(logits: Logits, target: Any) -> Any:
     """-E[ t · ln σ(x) + (1 - t) · ln(1 - σ(x)) ] = E[ t · softplus(-x) + (1 - t) · softplus(x) ]
 
-    target t: a number or an array like the logits, in [0, 1].
+    target t: a number or an array of the logits' shape, in [0, 1].
     """
     if not hasattr(target, "astype"):
         return _bce_with_logits(logits, target=float(target))
+    if target.ndim:
+        _check_shapes("bce_with_logits", logits=logits, target=target)
     target = target.astype(logits.dtype)
     return mean(target * softplus(-logits) + (1 - target) * softplus(logits))
 
@@ -67,6 +78,8 @@ def bce(p: Any, target: Any, eps: float = 1e-7) -> Any:
     preferred to bce(sigmoid(x), t). In float32 1 + ε is 1.00000012, so bce(1, 0) = 15.942.
     """
     if hasattr(target, "astype"):
+        if target.ndim:
+            _check_shapes("bce", p=p, target=target)
         target = target.astype(p.dtype)
     return -mean(target * ops.log(p + eps) + (1 - target) * ops.log((1 + eps) - p))
 
@@ -149,11 +162,13 @@ def wasserstein_g(fake: Logits) -> Any:
 
 def relativistic_d(real: Logits, fake: Logits) -> Any:
     """-E[ln σ(real - fake)], in pairs: Jolicoeur-Martineau 2018, RSGAN."""
+    _check_shapes("relativistic_d", real=real, fake=fake)
     return mean(softplus(fake - real))
 
 
 def relativistic_g(fake: Logits, real: Logits) -> Any:
     """-E[ln σ(fake - real)], in pairs: Jolicoeur-Martineau 2018, RSGAN."""
+    _check_shapes("relativistic_g", fake=fake, real=real)
     return mean(softplus(real - fake))
 
 
@@ -281,6 +296,7 @@ def wgan_gp(
     than 1 is from Karras et al. 2018, "Progressive growing of GANs" (750 on CIFAR-10).
     """
     real, fake = array_of(real), array_of(fake)
+    _check_shapes("wgan_gp", real=real, fake=fake)
     a = alpha.uniform(len(real)) if isinstance(alpha, Stream) else alpha
     a = _like(a, real).reshape(-1, *[1] * (real.ndim - 1))
     norm = _gradient_norm("wgan_gp", discriminator, a * real + (1 - a) * fake)

@@ -119,6 +119,14 @@ def test_who_saturates():
     assert mg.grad(LOSSES["non-saturating"].generator(fake), fake).item() == pytest.approx(-1)
 
 
+def test_the_saturating_generator_keeps_its_small_gradient_in_float32():
+    """dL/dx = -σ(x) = -e^-20 there, to both orders that are asked for."""
+    fake = mg.Tensor(np.array([-20.0], np.float32), requires_grad=True)
+    for create_graph in (False, True):
+        g = mg.grad(LOSSES["minimax"].generator(fake), fake, create_graph=create_graph)
+        assert g.item() == pytest.approx(-math.exp(-20), rel=1e-5, abs=0)
+
+
 def test_one_sided_smoothing_is_of_real_samples_alone():
     t = 0.9
     r, f = sigma(REAL), sigma(FAKE)
@@ -168,6 +176,33 @@ def test_bce_on_probabilities_saturates_at_16_118():
     expected = -E(0.9 * log(p + 1e-7) + 0.1 * log(1 + 1e-7 - p))
     assert losses.bce(p, 0.9) == pytest.approx(expected, rel=1e-12)
     assert losses.bce(np.zeros(1), 1.0, eps=1e-3) == pytest.approx(-math.log(1e-3))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (losses.bce_with_logits, "bce_with_logits: logits .* and target .* of one shape"),
+        (losses.bce, "bce: p .* and target .* of one shape"),
+        (losses.relativistic_d, "relativistic_d: real .* and fake .* of one shape"),
+        (losses.relativistic_g, "relativistic_g: fake .* and real .* of one shape"),
+        (
+            lambda x, t: losses.wgan_gp(lambda x: x, x, t, Stream(0, "alpha")),
+            "wgan_gp: real .* and fake .* of one shape",
+        ),
+    ],
+)
+def test_operands_of_two_shapes_are_not_broadcast(call, words):
+    x, t = np.full((4, 1), 0.5), np.full((4,), 0.5)
+    for a, b in [(x, t), (mg.Tensor(x), mg.Tensor(t)), (t, x), (x, np.ones((1, 1)))]:
+        with pytest.raises(ValueError, match=words):
+            call(a, b)
+
+
+def test_a_target_without_axes_is_a_number():
+    expected = pytest.approx(losses.bce_with_logits(REAL, 0.9))
+    assert losses.bce_with_logits(REAL, np.array(0.9)) == expected
+    p = sigma(REAL)
+    assert losses.bce(p, np.float64(0.9)) == pytest.approx(losses.bce(p, 0.9))
 
 
 def test_bce_with_logits_takes_arrays_of_targets():
