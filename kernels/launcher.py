@@ -198,11 +198,13 @@ class Graph:
     Arrays that the work allocates come from a memory pool of the graph's own, which nobody else
     takes memory from: their addresses are in the graph. After the capture, `stream` is the current
     one of this thread, so that what follows waits for the replays and they for it.
+
+    beside: a graph whose stream this one shares.
     """
 
-    def __init__(self, xp: Any) -> None:
+    def __init__(self, xp: Any, beside: Graph | None = None) -> None:
         self.xp = xp
-        self.stream = xp.cuda.Stream(non_blocking=True)
+        self.stream = beside.stream if beside else xp.cuda.Stream(non_blocking=True)
         self.refreshes = False
         self._pool = xp.cuda.MemoryPool()
         self._slots: list[tuple[Array, np.ndarray]] = []  # of `numbers`, in the order of the calls
@@ -216,7 +218,7 @@ class Graph:
         What they need must be compiled. Waiting for the GPU in here is an error of CUDA.
         """
         global _graph
-        self.xp.cuda.Stream.null.synchronize()  # what the work reads is there
+        self.xp.cuda.get_current_stream().synchronize()  # what the work reads is there
         with self.stream, self.xp.cuda.using_allocator(self._pool.malloc):
             self.stream.begin_capture(self.xp.cuda.runtime.streamCaptureModeRelaxed)
             _graph = self

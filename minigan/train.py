@@ -12,16 +12,18 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from minigan import kernels, optim, schedules
 from minigan.array import Array, Stream, manual_seed, to_device, to_numpy, xp_of
 from minigan.autograd import observe
+from minigan.captured import CapturedStep, check_recipe
 from minigan.checkpoint import Checkpoint
 from minigan.data import Batches, DataError, Dataset, to_uint8
 from minigan.gan import Average, Game, Names, Turn, all_finite
+from minigan.kernels import launcher
 from minigan.losses import LOSSES
 from minigan.models import FAMILIES
 from minigan.nn import Module
@@ -61,14 +63,43 @@ def make_optimizer(recipe: Recipe, net: Module, lr: float) -> optim.Optimizer:
     return optim.SGD(named, lr=rate, momentum=recipe.beta1)
 
 
+class Inputs(NamedTuple):
+    """What one turn reads: a batch of real images and the latents of fakes, with their labels where
+    the nets take any. x is None where the turn reads fakes alone."""
+
+    x: Array | None
+    labels: Array | None
+    z: Array
+    fake_labels: Array | None
+
+    def on(self, device: str) -> Inputs:
+        """The same on a device."""
+        return Inputs(*(None if a is None else to_device(a, device) for a in self))
+
+    def overwrite(self, new: Inputs) -> None:
+        """Take the values of new, which are in host memory, where these are on a GPU."""
+        for mine, its in zip(self, new, strict=True):
+            if mine is not None:
+                mine.set(its)
+
+
 class Trainer:
     """Two networks, their optimizers, the generator's average, and how far they have come.
 
-    Raises: DataError if the dataset does not fit the recipe.
+    graph: on device cuda, capture a step as a CUDA graph, after the first, and replay that from
+    then on. Steps with and without a lazy penalty are two graphs.
+
+    Raises: DataError if the dataset does not fit the recipe; RecipeError if its steps cannot be
+    captured.
     """
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, device: str = "cpu") -> None:
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset, device: str = "cpu", graph: bool = False
+    ) -> None:
         family = FAMILIES[recipe.net]
+        self.graph = graph
+        if graph:
+            check_recipe(recipe, device)
         self.recipe, self.device, self.classes = recipe, use_device(device), family.classes
         if dataset.shape != family.image:
             raise DataError(
@@ -111,6 +142,8 @@ class Trainer:
         # Of the metrics since the last log line: [sum, how many], and those still on the device.
         self.sums: dict[str, list[float]] = {}
         self._unseen: dict[Names, tuple[Array, int]] = {}
+        # Kinds of steps that were taken, and their CUDA graphs, if `graph`.
+        self._captured: dict[bool, CapturedStep | None] = {}
 
     # ------------------------------------------------------------------------------------ one step
 
@@ -121,19 +154,100 @@ class Trainer:
         network's update out. On device cuda a look at the numbers would wait for the GPU: there
         only "skip" looks in every step, else `check` does when it is called.
         """
-        r = self.recipe
-        manual_seed(r.seed, self.step)
-        self.skipped = False
-        for i in range(r.n_critic):
-            self._play("discriminator", partial(self._discriminator_turn, i), on_nan)
-            if r.clip_weights:
-                optim.clip_weights(self.discriminator.parameters(), r.clip_weights)
-        self._play("generator", self._generator_turn, on_nan)
+        if self.graph and on_nan == "skip":
+            raise ValueError("on_nan: a captured step cannot leave an update out; use stop")
+        manual_seed(self.recipe.seed, self.step)
+        kind = self._penalised
+        if self.graph and self._captured.get(kind):
+            self._captured[kind].advance()
+        elif self.graph and kind in self._captured:
+            self._captured[kind] = CapturedStep(self, self._captured.get(not kind))
+        else:
+            self.play([read.on(self.device) for read in self.inputs()], on_nan)
+            self._captured[kind] = None
         self.step += 1
-        if self.average:
-            self.average.update(self.generator, self.step)
         if self.device != "cuda":
             self._look()
+
+    def inputs(self) -> list[Inputs]:
+        """What the turns of the next step read, in host memory: n_critic times the discriminator,
+        then the generator."""
+        r = self.recipe
+        reals = [self.batches.batch_at(self.step * r.n_critic + i) for i in range(r.n_critic)]
+        fakes = [self._latents(f"discriminator {i}") for i in range(r.n_critic)]
+        relativistic = self.game.loss.relativistic
+        reals.append(self.batches_g.batch_at(self.step) if relativistic else (None, None))
+        fakes.append(self._latents("generator"))
+        return [
+            Inputs(x, labels if self.classes else None, *fake)
+            for (x, labels), fake in zip(reals, fakes, strict=True)
+        ]
+
+    def play(self, inputs: list[Inputs], on_nan: str = "stop") -> list[Turn | None]:
+        """Compute the turns of a step, each with its update; None for those that were left out."""
+        self.skipped = False
+        turns = []
+        for i, read in enumerate(inputs):
+            turns.append(self._checked(i, partial(self._compute, i, read), on_nan))
+            self._update(i, turns[-1])
+        self._finish()
+        return turns
+
+    def update(self, turns: list[Turn | None]) -> None:
+        """The updates of a step whose turns are computed."""
+        for i, turn in enumerate(turns):
+            self._update(i, turn)
+        self._finish()
+
+    @property
+    def _penalised(self) -> bool:
+        """Whether the gradient penalty is on in the next step, which makes it one of two kinds."""
+        return self.step % self.recipe.penalty_every == 0
+
+    def _player(self, i: int) -> str:
+        """Whose turn the i-th of a step is."""
+        return "discriminator" if i < self.recipe.n_critic else "generator"
+
+    def _compute(self, i: int, read: Inputs) -> Turn:
+        r, (x, labels, z, fake_labels) = self.recipe, read
+        if self._player(i) == "generator":
+            return self.game.generator_turn(z, x, labels, fake_labels)
+        lazy = r.penalty_every if self._penalised else 0
+        stream = self._stream(f"penalty {i}")
+        return self.game.discriminator_turn(x, z, labels, fake_labels, lazy, stream)
+
+    def _checked(self, i: int, compute: Callable[[], Turn], on_nan: str) -> Turn | None:
+        """Compute a turn and, where that does not wait for a GPU, check it."""
+        if self.device == "cuda" and on_nan != "skip":
+            return compute()
+        nets = (self.generator, self.discriminator)
+        buffers = [(b, b.data.copy()) for net in nets for _, b in net.named_buffers()]
+        turn = compute()
+        if all_finite([turn.loss, *turn.grads]):
+            return turn
+        for buffer, value in buffers:
+            buffer.data[...] = value
+        if on_nan != "skip":
+            raise NonFinite(self.step, self._player(i), _first_non_finite(compute))
+        self.skipped = True
+        return None
+
+    def _update(self, i: int, turn: Turn | None) -> None:
+        """Change the player's network, and count the turn."""
+        r, player = self.recipe, self._player(i)
+        if turn is not None:
+            self._count(turn.figures)
+            grads = turn.grads
+            if r.clip_grad_norm:
+                grads, _ = optim.clip_grad_norm(grads, r.clip_grad_norm)
+            getattr(self, f"optimizer_{player[0]}").step(grads)
+        if player == "discriminator" and r.clip_weights:
+            optim.clip_weights(self.discriminator.parameters(), r.clip_weights)
+
+    def _finish(self) -> None:
+        """What follows the last turn."""
+        if self.average:
+            self.average.update(self.generator, self.step + 1)
 
     def _count(self, figures: dict[Names, Array]) -> None:
         """Add a turn's figures to the sums; on device cuda without waiting for them."""
@@ -150,7 +264,9 @@ class Trainer:
             for name, value in zip(names, to_numpy(values).tolist(), strict=True):
                 total, many = self.sums.get(name, (0.0, 0))
                 self.sums[name] = [total + value, many + n]
-        self._unseen = {}
+            values.fill(0)
+        kept = self._unseen if self.graph else {}  # a captured step goes on adding to the arrays
+        self._unseen = {names: (values, 0) for names, (values, _) in kept.items()}
 
     def check(self) -> None:
         """Look at the weights, and on device cuda at the sums, which `advance` does not there.
@@ -168,7 +284,7 @@ class Trainer:
     def averages(self) -> dict[str, float]:
         """The mean of each metric since the last call, over the turns that had it."""
         self._look()
-        means = {name: total / n for name, (total, n) in self.sums.items()}
+        means = {name: total / n for name, (total, n) in self.sums.items() if n}
         self.sums = {}
         return means
 
@@ -177,58 +293,29 @@ class Trainer:
         suffix = f", attempt {self.rollbacks}" if self.rollbacks else ""
         return Stream(self.recipe.seed, name + suffix, self.step)
 
-    def _latents(self, name: str) -> tuple[Array, np.ndarray | None]:
+    def _latents(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         """(z, labels of fakes or None) for one turn."""
         r = self.recipe
-        z = to_device(draw_latents(r, self._stream(f"latents {name}"), r.batch), self.device)
+        z = draw_latents(r, self._stream(f"latents {name}"), r.batch)
         if not self.classes:
             return z, None
         if r.fake_labels == "constant":
             return z, np.arange(r.batch) % self.classes
         return z, self._stream(f"labels {name}").integers(r.batch, self.classes)
 
-    def _reals(self, batches: Batches, position: int) -> tuple[Array, np.ndarray | None]:
-        x, labels = batches.batch_at(position)
-        return to_device(x, self.device), labels if self.classes else None
-
-    def _discriminator_turn(self, i: int) -> Turn:
-        r = self.recipe
-        x, labels = self._reals(self.batches, self.step * r.n_critic + i)
-        z, fake_labels = self._latents(f"discriminator {i}")
-        lazy = r.penalty_every if self.step % r.penalty_every == 0 else 0
-        stream = self._stream(f"penalty {i}")
-        return self.game.discriminator_turn(x, z, labels, fake_labels, lazy, stream)
-
-    def _generator_turn(self) -> Turn:
-        z, fake_labels = self._latents("generator")
-        if not self.game.loss.relativistic:
-            return self.game.generator_turn(z, fake_labels=fake_labels)
-        x, labels = self._reals(self.batches_g, self.step)
-        return self.game.generator_turn(z, x, labels, fake_labels)
-
-    def _play(self, name: str, compute: Callable[[], Turn], on_nan: str) -> None:
-        """Compute a turn, check it, and update the network with it."""
-        optimizer = getattr(self, f"optimizer_{name[0]}")
-        if self.device == "cuda" and on_nan != "skip":
-            turn = compute()
-        else:
-            nets = (self.generator, self.discriminator)
-            buffers = [(b, b.data.copy()) for net in nets for _, b in net.named_buffers()]
-            turn = compute()
-            if not all_finite([turn.loss, *turn.grads]):
-                for buffer, value in buffers:
-                    buffer.data[...] = value
-                if on_nan != "skip":
-                    raise NonFinite(self.step, name, _first_non_finite(compute))
-                self.skipped = True
-                return
-        self._count(turn.figures)
-        grads = turn.grads
-        if self.recipe.clip_grad_norm:
-            grads, _ = optim.clip_grad_norm(grads, self.recipe.clip_grad_norm)
-        optimizer.step(grads)
-
     # --------------------------------------------------------------------------------------- state
+
+    def warm_up(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Compile all kernels of a step and of the samples, which else happens when they are first
+        needed.   progress: called with (those that are ready, all of them) after each."""
+        if self.device == "cpu":
+            kernels.warm_up(progress)
+            return
+        with launcher.planning() as plan:  # a step of another trainer, which launches nothing
+            other = Trainer(self.recipe, self.dataset, self.device)
+            other.advance()
+            other.sampler().samples(GRID, self.recipe.seed)
+        launcher.compile_all(plan, progress)
 
     def sampler(self) -> Sampler:
         """Samples from the average of the generator, or the generator if there is none."""
@@ -275,7 +362,7 @@ class Trainer:
         for part, owner in self._parts().items():
             load_part(owner, part, checkpoint)
         self.step, self.rollbacks = state["step"], state["rollbacks"]
-        self.sums, self._unseen = dict(state["sums"]), {}
+        self.sums, self._unseen, self._captured = dict(state["sums"]), {}, {}
 
 
 def _size(shape: tuple[int, int, int]) -> str:

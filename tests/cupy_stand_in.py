@@ -30,7 +30,10 @@ class Tally:
     def launches(self):
         return self.kernels.total() + self.others.total()
 
+    graphs: int = 0
+
     def clear(self):
+        self.graphs = 0
         for counter in (self.kernels, self.others, self.transfers, self.syncs):
             counter.clear()
 
@@ -105,6 +108,11 @@ class ndarray(np.ndarray):
             return self
         tally.others["astype"] += 1
         return _wrap(_plain(self).astype(dtype))
+
+    def set(self, values):
+        assert self.shape == values.shape and self.dtype == values.dtype
+        tally.transfers["to the device"] += 1
+        _plain(self)[...] = values
 
     def get(self):
         tally.transfers["to the host"] += 1
@@ -201,13 +209,58 @@ class RawModule:
         def launch(grid, block, args):
             tally.kernels[name] += 1
             _refuse_host(name, args)
-            if not self.runs:
-                return
+            if Stream.current.recorded is not None:
+                Stream.current.recorded.append(lambda: run(grid, block, args))
+            elif self.runs:
+                run(grid, block, args)
+
+        def run(grid, block, args):
             passed = [None if p and not isinstance(a, ndarray) else _plain(a)
                       for p, a in zip(pointers, args, strict=True)]  # fmt: skip
             self.module.launch(name, grid, block, *passed, checks=False)
 
         return launch
+
+
+class Stream:
+    """Captures launches of our kernels. Anything else in a capture is an error here."""
+
+    def __init__(self, non_blocking=False):
+        self.recorded, self.before = None, []
+
+    def __enter__(self):
+        self.before.append(Stream.current)
+        Stream.current = self
+        return self
+
+    def __exit__(self, *_):
+        Stream.current = self.before.pop()
+
+    def use(self):
+        Stream.current = self
+
+    def synchronize(self):
+        tally.syncs["synchronize"] += 1
+
+    def begin_capture(self, mode=None):
+        self.recorded = []
+        self.counted = [Counter(c) for c in (tally.others, tally.transfers, tally.syncs)]
+
+    def end_capture(self):
+        now = (tally.others, tally.transfers, tally.syncs)
+        more = [Counter(c) - was for c, was in zip(now, self.counted, strict=True)]
+        assert not any(more), f"not captured: {more}"
+        recorded, self.recorded = self.recorded, None
+
+        def launch(stream=None):
+            tally.graphs += 1
+            for run in recorded:
+                run()
+
+        return types.SimpleNamespace(launch=launch)
+
+
+Stream.null = Stream.current = Stream()
 
 
 def asarray(a, dtype=None):
@@ -237,7 +290,15 @@ def _module():
     fake.RawModule = RawModule
     fake.empty = lambda shape, dtype=float: _wrap(np.zeros(shape, dtype))
     fake.empty_like = lambda a: _wrap(np.zeros(a.shape, a.dtype))
-    fake.cuda = types.SimpleNamespace(is_available=lambda: True, Device=Device)
+    fake.cuda = types.SimpleNamespace(
+        is_available=lambda: True,
+        Device=Device,
+        Stream=Stream,
+        get_current_stream=lambda: Stream.current,
+        MemoryPool=lambda: types.SimpleNamespace(malloc=None),
+        using_allocator=lambda malloc: contextlib.nullcontext(),
+        runtime=types.SimpleNamespace(streamCaptureModeRelaxed=2),
+    )
     return fake
 
 
@@ -250,7 +311,7 @@ def stand_in(runs=True):
     sys.modules["cupy"] = fake
     launcher.gpu_function.cache_clear()
     tally.clear()
-    RawModule.runs = runs
+    RawModule.runs, Stream.current = runs, Stream.null
     try:
         yield tally
     finally:

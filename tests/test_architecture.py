@@ -17,7 +17,7 @@ LAYERS = [
     ["ops"],
     ["nn", "optim", "losses", "schedules"],
     ["models", "gan", "data", "checkpoint", "metrics"],
-    ["recipes", "runs", "sample", "train"],
+    ["captured", "recipes", "runs", "sample", "train"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,198 @@
+"""What a training step launches on a GPU: counted on a stand-in for CuPy, and on sim."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from cupy_stand_in import stand_in
+
+import minigan as mg
+from minigan import data, gan, kernels, losses, nn, ops
+from minigan.kernels import cuda, launcher, sim
+from minigan.recipes import RecipeError, find
+from minigan.train import Trainer
+
+SET = data.load("mnist-10k")
+
+
+@pytest.fixture(autouse=True)
+def compiler():
+    try:
+        sim.nvrtc.library()
+    except sim.CompilerMissing as missing:
+        pytest.skip(str(missing))
+
+
+def recipe(name, **changes):
+    plain = {"penalty": "none", "penalty_every": 1, "batch": 2, "optimizer": "adam"}
+    return dataclasses.replace(find(name), **(plain | changes))
+
+
+# ---- Counts -------------------------------------------------------------------------------------
+
+
+def tally_of_a_step(name, **changes):
+    with stand_in(runs=False) as tally:
+        trainer = Trainer(recipe(name, batch=64, **changes), SET, "cuda")
+        trainer.advance()
+        tally.clear()
+        trainer.advance()
+        return tally
+
+
+def test_a_step_launches_our_kernels_and_nothing_else():
+    tally = tally_of_a_step("mnist-dcgan")
+    assert 50 < tally.launches <= 100
+    assert not tally.others, "elementwise kernels of CuPy's own"
+
+
+def test_a_step_of_perceptrons_launches_less():
+    tally = tally_of_a_step("mnist-gan")
+    assert 30 < tally.launches <= 80 and not tally.others
+
+
+def test_no_step_waits_for_the_gpu():
+    for changes in ({}, {"n_critic": 2, "clip_weights": 0.01, "loss": "wasserstein"},
+                    {"penalty": "r1"}, {"loss": "relativistic-average"}):  # fmt: skip
+        tally = tally_of_a_step("mnist-gan", **changes)
+        assert not tally.syncs, (changes, tally.syncs)
+
+
+def test_skipping_nans_looks_in_every_step():
+    with stand_in(runs=False) as tally:
+        trainer = Trainer(recipe("mnist-gan"), SET, "cuda")
+        trainer.advance("skip")
+        assert tally.syncs
+
+
+# ---- WGAN-GP ------------------------------------------------------------------------------------
+
+
+def test_the_inner_gradient_of_wgan_gp_needs_no_wgrad():
+    mg.manual_seed(0)
+    critic = nn.Sequential(
+        nn.Conv2d(1, 3, 4, stride=2, padding=1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(3, 2, 3),
+        nn.LeakyReLU(0.2),
+        nn.Flatten(),
+        nn.Linear(2 * 2 * 2, 1),
+    )
+    rng = np.random.default_rng(0)
+    real, fake = (rng.standard_normal((4, 1, 8, 8)).astype(np.float32) for _ in range(2))
+    alpha = rng.random(4).astype(np.float32)
+
+    def run():
+        with cuda.launch_log() as log:
+            penalty = losses.wgan_gp(critic, real, fake, alpha)
+            inner = {line.kernel for line in log}
+            del log[:]
+            grads = mg.grad(penalty, critic.parameters())
+            outer = {line.kernel for line in log}
+        return inner, outer, [penalty.numpy(), *(g.numpy() for g in grads)]
+
+    *_, expected = run()
+    with kernels.use("sim"):
+        inner, outer, got = run()
+    assert {"conv2d", "conv2d_dgrad"} <= inner and "conv2d_wgrad" not in inner
+    assert "conv2d_wgrad" in outer
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_discriminator_launches_no_wgrad_and_sums_no_bias():
+    mg.manual_seed(0)
+    discriminator = nn.Sequential(nn.Conv2d(1, 2, 3), nn.LeakyReLU(0.2), nn.Flatten(),
+                                  nn.Linear(72, 1), nn.Reshape())  # fmt: skip
+    generator = nn.Sequential(nn.Linear(3, 64), nn.Tanh(), nn.Reshape(1, 8, 8))
+    z = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    with kernels.use("sim"), cuda.launch_log() as log:
+        gan.Game(generator, discriminator).generator_turn(z)
+    names = [line.kernel for line in log]
+    assert "conv2d_wgrad" not in names and "conv2d_dgrad" in names
+    # one for the activation of each net's hidden layer; frozen and linear, the others need none
+    assert names.count("bias_act_backward") == 2
+
+
+# ---- One launch for a product, its bias and its activation --------------------------------------
+
+
+@pytest.mark.parametrize("act", ["linear", "leaky_relu"])
+def test_bias_and_activation_need_no_launch_of_their_own(act):
+    rng = np.random.default_rng(0)
+    x, w, b = (rng.standard_normal(s).astype("f") for s in ((2, 3, 6, 6), (4, 3, 3, 3), (4,)))
+    calls = [
+        lambda: ops.conv2d(x, w, b, act=act),
+        lambda: ops.conv_transpose2d(x, np.swapaxes(w, 0, 1).copy(), b, act=act),
+        lambda: ops.linear(x[:, 0, 0], w.reshape(4, 27)[:, :6].copy(), b, act=act),
+    ]
+    for call in calls:
+        expected = call()
+        with kernels.use("sim"), cuda.launch_log() as log:
+            np.testing.assert_allclose(call(), expected, rtol=1e-4, atol=1e-5)
+        assert not {line.kernel for line in log} & {"bias_act"}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+def test_other_dtypes_are_refused_in_words(dtype):
+    x = np.ones((3, 3), dtype)
+    with kernels.use("sim"), pytest.raises(TypeError, match="float32 alone"):
+        ops.matmul(x, x)
+
+
+# ---- CUDA graphs and compiling ahead ------------------------------------------------------------
+
+
+def train(steps, graph, **changes):
+    """(state after so many steps, averages of the metrics, tally of the last step)"""
+    r = recipe("mnist-gan", decay="linear", ema=0.9, steps=20, **changes)
+    with stand_in() as tally:
+        trainer = Trainer(r, SET, "cuda", graph=graph)
+        for _ in range(steps):
+            tally.clear()
+            trainer.advance()
+        last = dataclasses.replace(tally, kernels=tally.kernels.copy(), syncs=tally.syncs.copy())
+        return trainer.checkpoint().tensors, trainer.averages(), last
+
+
+@pytest.mark.parametrize("changes", [{}, {"n_critic": 2}], ids=str)
+def test_a_replayed_step_is_the_step(changes):
+    expected, means, _ = train(3, graph=False, **changes)
+    got, its_means, tally = train(3, graph=True, **changes)
+    assert tally.graphs == 1 and not tally.kernels and not tally.syncs
+    assert got.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
+    assert its_means == means
+
+
+@pytest.mark.parametrize(
+    "device, changes, reason",
+    [
+        ("cpu", {}, "needs device cuda"),
+        ("cuda", {"penalty": "wgan-gp"}, "wgan-gp draws random numbers"),
+        ("cuda", {"clip_grad_norm": 1.0}, "clip_grad_norm waits"),
+        ("cuda", {"optimizer": "sgd"}, "sgd takes its rate by value"),
+    ],
+)
+def test_steps_that_cannot_be_captured_are_refused(device, changes, reason):
+    with pytest.raises(RecipeError, match=f"CUDA graph .* {reason}"):
+        Trainer(recipe("mnist-gan", **changes), SET, device, graph=True)
+
+
+def test_warming_up_compiles_all_that_training_needs():
+    told = []
+    with stand_in() as tally:
+        trainer = Trainer(recipe("mnist-gan"), SET, "cuda")
+        before = trainer.checkpoint()
+        tally.clear()
+        trainer.warm_up(lambda *at: told.append(at))
+        assert not tally.kernels
+        compiled = launcher.gpu_function.cache_info().misses
+        after = trainer.checkpoint()
+        trainer.advance()
+        assert launcher.gpu_function.cache_info().misses == compiled
+    assert told == [(i + 1, compiled) for i in range(compiled)] and compiled > 10
+    assert after.state == before.state
+    for name, a in before.tensors.items():
+        np.testing.assert_array_equal(after.tensors[name], a, err_msg=name)
