@@ -107,6 +107,104 @@ def test_printing_shows_layers_shapes_and_parameters():
     assert net.parameter_count() == 40 + 8 + 144 * 3 + 3
 
 
+class Tied(nn.Module):
+    """One weight under two names, and one layer under two."""
+
+    def __init__(self):
+        self.a, self.b = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+        self.b.weight = self.a.weight
+        self.c = self.d = nn.BatchNorm1d(3)
+
+    def forward(self, x):
+        return self.d(self.b(self.c(self.a(x))))
+
+
+def test_tied_weights_are_one_parameter_with_two_names_in_the_state():
+    net = Tied()
+    assert [n for n, _ in net.named_parameters()] == ["a.weight", "c.weight", "c.bias"]
+    assert [n for n, _ in net.named_buffers()] == [
+        "c.running_mean", "c.running_var", "c.num_batches_tracked",
+    ]  # fmt: skip
+    assert len(net.modules()) == len(list(net.named_modules())) == 4
+    assert len(net.parameters()) == len(net.buffers()) == 3
+    assert net.parameter_count() == 9 + 6
+    state = net.state_dict()
+    assert {"a.weight", "b.weight", "c.bias", "d.bias", "d.running_mean"} <= state.keys()
+    other = Tied()
+    other.load_state_dict(state)
+    assert other.a.weight is other.b.weight
+    assert np.array_equal(other.a.weight.data, net.a.weight.data)
+    assert repr(net).splitlines()[-1].endswith(" 15")
+    x = mg.Tensor(f32(0, 5, 3))
+    net(x).sum().backward()
+    net.zero_grad()
+    assert [p.grad for p in net.parameters()] == [None] * 3
+
+
+def test_a_layer_may_stand_in_a_sequential_twice():
+    relu, linear = nn.ReLU(), nn.Linear(2, 2)
+    net = nn.Sequential(linear, relu, linear, relu)
+    assert len(net) == 4 and len(net.parameters()) == 2
+    x = f32(0, 4, 2)
+    step = lambda x: np.maximum(x @ linear.weight.data.T + linear.bias.data, 0)  # noqa: E731
+    np.testing.assert_allclose(net(mg.Tensor(x)).data, step(step(x)), rtol=1e-5, atol=1e-6)
+
+
+def test_apply_visits_parts_before_what_they_are_in():
+    seen = []
+    net = nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.ReLU()))
+    assert net.apply(lambda m: seen.append(type(m).__name__)) is net
+    assert seen == ["Linear", "ReLU", "Sequential", "Sequential"]
+
+
+def test_what_is_no_module_is_refused_where_it_would_hide_parameters():
+    layers = [nn.Linear(2, 2), nn.Linear(2, 2)]
+    with pytest.raises(TypeError, match="Sequential: part 0 is a list, not a Module"):
+        nn.Sequential(layers)
+    with pytest.raises(TypeError, match="ModuleList: part 1 is a function, not a Module"):
+        nn.ModuleList([layers[0], lambda x: x])
+    with pytest.raises(TypeError, match="ModuleList: takes an iterable"):
+        nn.ModuleList(layers[0])
+    several = nn.ModuleList(iter(layers))
+    assert list(several) == layers and len(several.parameters()) == 4
+    assert list(several.state_dict()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert len(nn.ModuleList()) == 0
+    with pytest.raises(NotImplementedError, match="call its parts"):
+        several(mg.Tensor(f32(0, 1, 2)))
+
+
+def test_slices_of_a_sequential_are_sequentials():
+    net = small_net()
+    body = net[:2]
+    assert isinstance(body, nn.Sequential) and list(body) == [net[0], net[1]]
+    assert body(mg.Tensor(f32(0, 2, 1, 6, 6))).shape == (2, 4, 6, 6)
+    assert list(net[-1:].state_dict()) == ["0.weight", "0.bias"]
+    parts = nn.ModuleList(net)
+    assert isinstance(parts[1:], nn.ModuleList) and parts[1:][0] is net[1] is parts[1]
+
+
+def test_forward_may_return_several_results():
+    class Two(nn.Module):
+        def forward(self, x):
+            return x, x * 2
+
+    two = Two()
+    y, z = two(mg.Tensor(f32(0, 2, 3)))
+    assert y.shape == z.shape and two.output_shape is None
+
+
+def test_printing_shows_a_networks_own_parameters_beside_its_parts():
+    class Scaled(nn.Module):
+        def __init__(self):
+            self.scale = nn.Parameter(np.ones(5, np.float32))
+            self.body = nn.Linear(2, 3)
+
+    lines = repr(nn.Sequential(Scaled())).splitlines()
+    assert lines[2].split() == ["0", "Scaled", "-", "5"]
+    assert lines[3].split() == ["0.body", "Linear(2", "→", "3)", "-", "9"]
+    assert lines[-1].split() == ["Sequential", "14"]
+
+
 def test_same_seed_same_weights():
     mg.manual_seed(3)
     a = small_net().state_dict()

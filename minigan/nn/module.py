@@ -1,15 +1,15 @@
 """Module: a part of a network, with its parameters, buffers and parts found by looking at it.
 
 A parameter is an attribute that is a Parameter, a buffer one that is any other Tensor, a part one
-that is a Module. Names are those of PyTorch: the attributes, joined by dots.
+that is a Module. Names are those of PyTorch: the attributes, joined by dots. What stands in a
+network twice (tied weights) is listed once, by its first name; the state has it by all its names.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from functools import cache
-from typing import Any, TypeGuard
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar, TypeGuard, TypeVar, overload
 
 import numpy as np
 
@@ -27,18 +27,41 @@ class Parameter(Tensor):
         super().__init__(data, requires_grad=requires_grad)
 
 
+T = TypeVar("T")
+
+
+def _once(named: Iterable[tuple[str, T]]) -> Iterator[tuple[str, T]]:
+    """Each thing under its first name alone."""
+    seen: set[int] = set()
+    for name, thing in named:
+        if id(thing) not in seen:
+            seen.add(id(thing))
+            yield name, thing
+
+
+def _sample_shape(y: Any) -> tuple[int, ...] | None:
+    """Of one sample of a batch; None of what is no array."""
+    shape = getattr(y, "shape", None)
+    return None if shape is None else tuple(shape[1:])
+
+
 class Module:
     """Base of all layers and networks: subclasses define forward(x)."""
 
     training: bool = True
     output_shape: tuple[int, ...] | None = None  # of one sample, as of the last call
+    accepts: ClassVar[frozenset[str]] = frozenset()  # the names of forward's parameters
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.accepts = frozenset(inspect.signature(cls.forward).parameters)
 
     def forward(self, *xs: Any, **options: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} defines no forward()")
 
     def __call__(self, *xs: Any, **options: Any) -> Any:
         y = self.forward(*xs, **options)
-        self.output_shape = tuple(y.shape[1:])
+        self.output_shape = _sample_shape(y)
         return y
 
     # ------------------------------------------------------------------------------------- contents
@@ -47,26 +70,36 @@ class Module:
         """(name, part) of the direct parts."""
         return ((k, v) for k, v in vars(self).items() if isinstance(v, Module))
 
-    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """(name, part) of this and all parts, depth first; the name of this is ''."""
+    def _all_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         yield prefix, self
         for name, child in self.children():
-            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+            yield from child._all_modules(f"{prefix}.{name}" if prefix else name)
 
-    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        for prefix, module in self.named_modules():
+    def named_modules(self) -> Iterator[tuple[str, Module]]:
+        """(name, part) of this and all parts, depth first; the name of this is ''."""
+        return _once(self._all_modules())
+
+    def modules(self) -> list[Module]:
+        """This and all parts, depth first."""
+        return [m for _, m in self.named_modules()]
+
+    def _all_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for prefix, module in self._all_modules():
             for name, value in vars(module).items():
                 if isinstance(value, Tensor):
                     yield f"{prefix}.{name}" if prefix else name, value
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        return ((name, t) for name, t in self._tensors() if isinstance(t, Parameter))
+        return _once((name, t) for name, t in self._all_tensors() if isinstance(t, Parameter))
 
     def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
-        return ((name, t) for name, t in self._tensors() if not isinstance(t, Parameter))
+        return _once((name, t) for name, t in self._all_tensors() if not isinstance(t, Parameter))
 
     def parameters(self) -> list[Parameter]:
         return [p for _, p in self.named_parameters()]
+
+    def buffers(self) -> list[Tensor]:
+        return [b for _, b in self.named_buffers()]
 
     def parameter_count(self) -> int:
         """The number of values in all parameters."""
@@ -76,7 +109,7 @@ class Module:
 
     def train(self, mode: bool = True) -> Module:
         """Set training mode (batch statistics, dropout) in this and all parts."""
-        for _, module in self.named_modules():
+        for module in self.modules():
             module.training = mode
         return self
 
@@ -90,22 +123,34 @@ class Module:
             p.requires_grad = value
         return self
 
+    def zero_grad(self) -> None:
+        """Forget what `backward` accumulated in the parameters."""
+        for p in self.parameters():
+            p.grad = None
+
+    def apply(self, f: Callable[[Module], Any]) -> Module:
+        """Call f(part) for each part, then f(this): to change how a network begins, say."""
+        for _, child in self.children():
+            child.apply(f)
+        f(self)
+        return self
+
     def to(self, device: str) -> Module:
         """Move all parameters and buffers to `device`: cpu, sim or cuda."""
-        for _, t in self._tensors():
+        for _, t in self._all_tensors():
             t.data = to_device(t.data, device)
         return self
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """A copy of every parameter and buffer, by PyTorch's name, in host memory."""
-        return {name: np.array(to_numpy(t.data)) for name, t in self._tensors()}
+        return {name: np.array(to_numpy(t.data)) for name, t in self._all_tensors()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the values of `state`, in place.
 
         Raises: ValueError that names the first name or shape that differs; nothing is changed then.
         """
-        own = dict(self._tensors())
+        own = dict(self._all_tensors())
         for name, t in own.items():
             if name not in state:
                 raise ValueError(f"load_state_dict: {name} is missing from the state")
@@ -131,7 +176,7 @@ class Module:
 
     def trace_shapes(self, *shapes: tuple[int, ...]) -> Module:
         """Run one batch of zeros of these sample shapes, so that printing shows output shapes."""
-        modes = [(m, m.training) for _, m in self.named_modules()]
+        modes = [(m, m.training) for m in self.modules()]
         self.eval()
         with no_grad():
             self(*(Tensor(np.zeros((2, *shape), np.float32)) for shape in shapes))
@@ -140,21 +185,32 @@ class Module:
         return self
 
     def __repr__(self) -> str:
-        """A table: layer, output shape of one sample (- before the first call), parameters."""
+        """A table: layer, output shape of one sample (- before the first call), parameters.
+
+        Of parts with parts of their own, only those that also hold parameters are listed, with
+        these. A parameter counts where it stands first.
+        """
         rows = [("layer", "output shape", "parameters")]
-        for name, module in self.named_modules():
-            if next(module.children(), None) is None:
+        counted: set[int] = set()
+        for name, module in self._all_modules():
+            own = [p for p in vars(module).values() if isinstance(p, Parameter)]
+            if own or next(module.children(), None) is None:
                 shape = module.output_shape
                 rows.append((
                     f"{name}  {module.describe()}".strip(),
                     "-" if shape is None else " × ".join(map(str, shape)) or "1",
-                    f"{module.parameter_count():,}".replace(",", " "),
+                    _spaced(sum(p.size for p in own if id(p) not in counted)),
                 ))  # fmt: skip
-        rows.append((type(self).__name__, "", f"{self.parameter_count():,}".replace(",", " ")))
+                counted.update(map(id, own))
+        rows.append((type(self).__name__, "", _spaced(self.parameter_count())))
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
         rule = "─" * (sum(widths) + 4)
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def _spaced(n: int) -> str:
+    return f"{n:,}".replace(",", " ")
 
 
 class Activation(Module):
@@ -174,20 +230,15 @@ def _is_act(part: Module | None) -> TypeGuard[Activation]:
     return isinstance(part, Activation) and type(part).forward is Activation.forward
 
 
-@cache
-def _takes_act(forward: Callable[..., Any]) -> bool:
-    return "act" in inspect.signature(forward).parameters
+class _Parts(Module):
+    """Parts named 0, 1, 2, ..."""
 
-
-class Sequential(Module):
-    """The parts in order, each applied to the last one's output. Parts are named 0, 1, 2, ...
-
-    A part whose forward has the parameters act and slope computes the Activation behind it too,
-    which saves reading and writing its output once more.
-    """
-
-    def __init__(self, *parts: Module) -> None:
+    def _number(self, parts: Iterable[Module]) -> None:
         for i, part in enumerate(parts):
+            if not isinstance(part, Module):
+                raise TypeError(
+                    f"{type(self).__name__}: part {i} is a {type(part).__name__}, not a Module"
+                )
             setattr(self, str(i), part)
 
     def __iter__(self) -> Iterator[Module]:
@@ -196,17 +247,35 @@ class Sequential(Module):
     def __len__(self) -> int:
         return sum(1 for _ in self.children())
 
-    def __getitem__(self, i: int) -> Module:
-        return list(self)[i]
+
+class Sequential(_Parts):
+    """The parts in order, each applied to the last one's output. Parts are named 0, 1, 2, ...
+
+    A slice of it is a Sequential of the same parts, named from 0 on again.
+
+    A part whose forward has the parameters act and slope computes the Activation behind it too,
+    which saves reading and writing its output once more.
+    """
+
+    def __init__(self, *parts: Module) -> None:
+        self._number(parts)
+
+    @overload
+    def __getitem__(self, i: int) -> Module: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequential: ...
+    def __getitem__(self, i: int | slice) -> Module:
+        parts = list(self)
+        return Sequential(*parts[i]) if isinstance(i, slice) else parts[i]
 
     def forward(self, x: Any) -> Any:
         parts = list(self)
         done = False  # whether the part before has computed this one too
         for part, after in zip(parts, [*parts[1:], None], strict=True):
             if done:
-                part.output_shape = tuple(x.shape[1:])
+                part.output_shape = _sample_shape(x)
                 done = False
-            elif _is_act(after) and _takes_act(type(part).forward):
+            elif _is_act(after) and {"act", "slope"} <= part.accepts:
                 x = part(x, act=after.act, slope=after.slope)
                 done = True
             else:
@@ -214,8 +283,21 @@ class Sequential(Module):
         return x
 
 
-class ModuleList(Sequential):
+class ModuleList(_Parts):
     """Parts named 0, 1, 2, ... that the owner calls by itself."""
+
+    def __init__(self, parts: Iterable[Module] = ()) -> None:
+        if not isinstance(parts, Iterable):
+            raise TypeError("ModuleList: takes an iterable of Modules: ModuleList([a, b])")
+        self._number(parts)
+
+    @overload
+    def __getitem__(self, i: int) -> Module: ...
+    @overload
+    def __getitem__(self, i: slice) -> ModuleList: ...
+    def __getitem__(self, i: int | slice) -> Module:
+        parts = list(self)
+        return ModuleList(parts[i]) if isinstance(i, slice) else parts[i]
 
     def forward(self, x: Any) -> Any:
         raise NotImplementedError("ModuleList: call its parts, not the list")
