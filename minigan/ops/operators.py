@@ -11,8 +11,8 @@ from typing import Any
 
 from minigan.autograd import Tensor, array_of
 from minigan.ops import math, shape
+from minigan.ops.arguments import Axes
 from minigan.ops.linear import matmul
-from minigan.ops.math import Axes
 
 
 class _Methods:
