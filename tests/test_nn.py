@@ -358,6 +358,55 @@ def test_embedding_looks_rows_up_and_sums_their_gradients():
     np.testing.assert_array_equal(layer.weight.grad.data[:, 0], [0, 2, 0, 1])
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([0, -1], "labels must be 0 to 3, not -1 to 0"),
+        ([4], "labels must be 0 to 3, not 4 to 4"),
+        ([1.0], "labels must be ints, not float64"),
+        ([True], "labels must be ints, not bool"),
+    ],
+)
+def test_embedding_refuses_labels_that_it_has_no_row_for(labels, words):
+    for given in (labels, np.array(labels), mg.Tensor(np.array(labels))):
+        with pytest.raises(ValueError, match=r"Embedding\(4 → 3\): " + words):
+            nn.Embedding(4, 3)(given)
+
+
+def test_embedding_of_no_labels():
+    assert nn.Embedding(4, 3)(np.zeros(0, np.int64)).shape == (0, 3)
+
+
+def test_upsample_by_a_pair():
+    x = np.arange(6, dtype=np.float32).reshape(1, 1, 2, 3)
+    y = nn.Upsample((3, 2))(mg.Tensor(x)).data
+    np.testing.assert_array_equal(y[0, 0], np.kron(x[0, 0], np.ones((3, 2))))
+    for factor in (1.5, 0, (2, 2, 2)):
+        with pytest.raises(ValueError, match="Upsample: scale_factor must be one or two ints"):
+            nn.Upsample(factor)
+
+
+def test_kernel_size_is_one_or_two_ints():
+    assert nn.Conv2d(1, 1, [2, 3]).weight.shape == (1, 1, 2, 3)
+    for layer in (nn.Conv2d, nn.ConvTranspose2d):
+        with pytest.raises(ValueError, match=f"{layer.__name__}: kernel_size must be"):
+            layer(1, 1, (3, 3, 3))
+
+
+def test_batch_norm_without_a_momentum_averages_all_batches_alike():
+    bn = nn.BatchNorm1d(3, momentum=None)
+    batches = [f32(seed, 8, 3) for seed in range(4)]
+    for x in batches:
+        bn(mg.Tensor(x))
+    np.testing.assert_allclose(
+        bn.running_mean.data, np.mean([x.mean(axis=0) for x in batches], axis=0), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        bn.running_var.data, np.mean([x.var(axis=0, ddof=1) for x in batches], axis=0), rtol=1e-4
+    )
+    assert bn.running_mean.dtype == np.float32
+
+
 # ---------------------------------------------------------------------------------------- wrappers
 
 
@@ -393,6 +442,36 @@ def test_spectral_norm_iterates_in_training_alone_and_its_vectors_are_state():
     assert np.array_equal(u, wrapped.u.data)
     wrapped.train()(x)
     assert not np.array_equal(u, wrapped.u.data)
+
+
+def test_spectral_norm_of_an_embedding():
+    mg.manual_seed(0)
+    wrapped = nn.SpectralNorm(nn.Embedding(5, 3)).eval()
+    w = wrapped.layer.weight.data
+    labels = np.array([4, 0, 4])
+    largest = np.linalg.svd(w.astype(np.float64))[1][0]
+    np.testing.assert_allclose(wrapped(labels).data, w[labels] / largest, rtol=1e-2)
+
+
+@pytest.mark.parametrize("wrapper", [nn.SpectralNorm, nn.EqualizedLR])
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (nn.BatchNorm2d(3), r"BatchNorm2d\(3\)"),
+        (nn.ReLU(), "ReLU"),
+        (nn.Sequential(nn.Linear(2, 2)), "Sequential"),
+        (nn.LayerNorm((2, 2)), "LayerNorm"),
+        (np.tanh, "ufunc"),
+    ],
+)
+def test_wrappers_refuse_what_has_no_weight_matrix(wrapper, layer, name):
+    with pytest.raises(TypeError, match=f"{wrapper.__name__}: {name}.* has no weight matrix"):
+        wrapper(layer)
+
+
+def test_equalized_lr_refuses_an_embedding():
+    with pytest.raises(TypeError, match="EqualizedLR: an Embedding sums no inputs"):
+        nn.EqualizedLR(nn.Embedding(3, 2))
 
 
 def test_equalized_lr_scales_unit_weights():

@@ -1,23 +1,18 @@
-"""Layers and networks. module.py: Module; layers.py; wrappers.py; init.py: initial weights."""
+"""Layers and networks: module.py, layers.py, norm.py, wrappers.py; init.py: initial weights."""
 
 from minigan.nn import init
 from minigan.nn.layers import (
     ELU,
     AvgPool2d,
-    BatchNorm1d,
-    BatchNorm2d,
     Conv2d,
     ConvTranspose2d,
     Dropout,
     Embedding,
     Flatten,
     Identity,
-    InstanceNorm2d,
-    LayerNorm,
     LeakyReLU,
     Linear,
     MaxPool2d,
-    PixelNorm,
     ReflectionPad2d,
     ReLU,
     Reshape,
@@ -27,6 +22,7 @@ from minigan.nn.layers import (
     Upsample,
 )
 from minigan.nn.module import Module, ModuleList, Parameter, Sequential
+from minigan.nn.norm import BatchNorm1d, BatchNorm2d, InstanceNorm2d, LayerNorm, PixelNorm
 from minigan.nn.wrappers import EqualizedLR, SpectralNorm
 
 __all__ = [

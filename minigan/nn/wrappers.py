@@ -10,8 +10,20 @@ import numpy as np
 from minigan.array import generator, xp_of
 from minigan.autograd import Tensor
 from minigan.nn.init import fan_in, normal
-from minigan.nn.layers import ConvTranspose2d
-from minigan.nn.module import Module
+from minigan.nn.layers import ConvTranspose2d, Embedding
+from minigan.nn.module import Module, Parameter
+
+
+def _weight_of(wrapper: Module, layer: Any) -> Parameter:
+    """The weight that the layer lets its caller replace.   Raises: TypeError if it has none."""
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, Parameter) or weight.ndim < 2 or "weight" not in layer.accepts:
+        what = layer.describe() if isinstance(layer, Module) else type(layer).__name__
+        raise TypeError(
+            f"{type(wrapper).__name__}: {what} has no weight matrix of its own: wrap a Linear, "
+            "Conv2d, ConvTranspose2d or Embedding"
+        )
+    return weight
 
 
 class EqualizedLR(Module):
@@ -22,9 +34,12 @@ class EqualizedLR(Module):
     """
 
     def __init__(self, layer: Any, gain: float = math.sqrt(2)) -> None:
+        weight = _weight_of(self, layer)
+        if isinstance(layer, Embedding):
+            raise TypeError("EqualizedLR: an Embedding sums no inputs, its weight needs no scale")
         self.layer = layer
-        shape = layer.weight.shape
-        layer.weight.data[...] = normal(1.0)(shape, generator.stream("init"))
+        shape = weight.shape
+        weight.data[...] = normal(1.0)(shape, generator.stream("init"))
         if layer.bias is not None:
             layer.bias.data[...] = 0
         transposed = isinstance(layer, ConvTranspose2d)
@@ -43,8 +58,9 @@ class SpectralNorm(Module):
     """
 
     def __init__(self, layer: Any, n_iterations: int = 1, eps: float = 1e-12) -> None:
+        weight = _weight_of(self, layer)
         self.layer, self.n_iterations, self.eps = layer, n_iterations, eps
-        rows, columns = self._matrix(layer.weight).shape
+        rows, columns = self._matrix(weight).shape
         stream = generator.stream("init")
         self.u = Tensor(_unit(stream.normal(rows), eps))
         self.v = Tensor(_unit(stream.normal(columns), eps))
