@@ -81,7 +81,7 @@ ACTIVATIONS = {  # act(x), and act'(x) from y = act(x); see reference.ACTIVATION
     "relu": ("((x) < 0.0f ? 0.0f : (x))", "((y) > 0.0f ? 1.0f : 0.0f)"),
     "leaky_relu": ("((x) > 0.0f ? (x) : (x) * {slope})", "((y) > 0.0f ? 1.0f : {slope})"),
     "tanh": ("tanhf(x)", "(1.0f - (y) * (y))"),
-    "sigmoid": ("(0.5f * tanhf(0.5f * (x)) + 0.5f)", "((y) * (1.0f - (y)))"),
+    "sigmoid": ("(1.0f / (1.0f + expf(-(x))))", "((y) * (1.0f - (y)))"),
 }
 
 

@@ -28,7 +28,7 @@ __device__ float block_sum(float v) {
     return v;
 }
 
-__device__ __forceinline__ float sigmoid(float x) { return 0.5f * tanhf(0.5f * x) + 0.5f; }
+__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 // bce(x, t), in every thread, and its gradient.
 // σ(x) - t is taken as (1-t)·σ(x) - t·σ(-x): small values keep their digits.

@@ -267,6 +267,15 @@ def test_batch_norm(shape, act, with_weight, with_bias, seed):
     check("batch_norm_backward", g, x, y, weight, mean, rstd, act, 0.2, floor=16)
 
 
+def test_the_small_tail_of_a_sigmoid_is_kept():
+    x = np.array([[-1000.0, -80.0, -20.0, -3.0, 1000.0]], np.float32).T
+    exact = np.exp(-np.logaddexp(0, -x.astype(np.float64)))
+    y = cuda.bias_act(x, np.zeros(1, np.float32), "sigmoid", 0.0)
+    np.testing.assert_allclose(y, exact, rtol=1e-5, atol=1e-38)
+    low = np.full(4, -20, np.float32)
+    np.testing.assert_allclose(cuda.logit_figures(low, low)[:2], np.exp(-20.0), rtol=1e-5)
+
+
 def test_batch_norm_far_from_zero():
     """The variance is not lost in the square of the mean."""
     x = values(0, 5, 2, 31, 33) + 1000
