@@ -65,12 +65,10 @@ def working(text: str) -> Iterator[Callable[[str, int, int], None]]:
         timer.cancel()
 
 
-def make_kernels_ready() -> None:
+def make_kernels_ready(trainer: Trainer) -> None:
     """Compile the kernels, which takes seconds the first time and is cached then."""
-    from minigan import kernels
-
     with working("compiling the kernels, once") as progress:
-        kernels.warm_up(lambda ready, total: progress("", ready, total))
+        trainer.warm_up(lambda ready, total: progress("", ready, total))
 
 
 def _download(name: str, total: int) -> str:

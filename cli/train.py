@@ -73,6 +73,11 @@ _SKIPPED_SHOWN = 5
     help="Cores that compute; default all, or MINIGAN_NUM_THREADS. Results are the same bits for "
     "the same number.",
 )
+@click.option(
+    "--cuda-graph",
+    is_flag=True,
+    help="On device cuda: capture a step's launches once and replay them as one.",
+)
 @click.option("--dry-run", is_flag=True, help="Print nets, memory, time and plan; write nothing.")
 def train(
     recipe: str | None,
@@ -87,6 +92,7 @@ def train(
     resume: str | None,
     on_nan: str,
     threads: int | None,
+    cuda_graph: bool,
     dry_run: bool,
 ) -> None:
     """Train RECIPE; minigan recipes lists them.
@@ -111,6 +117,8 @@ def train(
 
     set_count(threads)
 
+    if cuda_graph and on_nan == "skip":
+        raise Refused("--cuda-graph: a captured step cannot leave an update out: --on-nan stop")
     settings = _settings(sets, steps=steps, batch=batch, data=data, seed=seed)
     if recipe is None and resume in RECIPES:  # `--resume mnist-dcgan` takes the recipe as its value
         recipe, resume = resume, jobs.LATEST
@@ -129,7 +137,7 @@ def train(
         )
 
     dataset = _load(job.recipe)
-    trainer = _trainer(job, dataset)
+    trainer = _trainer(job, dataset, cuda_graph)
     if dry_run:
         from minigan.cli.plan import show
 
@@ -172,13 +180,13 @@ def _load(recipe: Recipe) -> Dataset:
 # ----------------------------------------------------------------------------------------- the job
 
 
-def _trainer(job: Job, dataset: Dataset) -> Trainer:
+def _trainer(job: Job, dataset: Dataset, graph: bool) -> Trainer:
     """The trainer of a job, as far as it has come."""
     from minigan.cli.progress import make_kernels_ready
     from minigan.train import Trainer
 
-    trainer = Trainer(job.recipe, dataset, job.device)
-    make_kernels_ready()
+    trainer = Trainer(job.recipe, dataset, job.device, graph)
+    make_kernels_ready(trainer)
     if job.start is not None:
         trainer.restore(job.start)
     if trainer.step > job.recipe.steps:

@@ -359,13 +359,15 @@ matmul(const float* a, const float* b, const float* bias, float* out, unsigned m
 
 #ifndef MATMUL
 constexpr unsigned CG = C / GROUPS, KG = K / GROUPS;  // channels of one group
-constexpr unsigned CRS = CG * R * S, PQ = P * Q;
 
 // Whether a depth lies past the end; the steps end there if it is a multiple of BK.
 template <unsigned DEPTH>
 __device__ __forceinline__ bool past(unsigned d) {
     return DEPTH % BK != 0 && d >= DEPTH;
 }
+
+#if defined(CONV2D) || defined(CONV2D_WGRAD)
+constexpr unsigned CRS = CG * R * S, PQ = P * Q;
 
 // x (batch,C,H,W) at channel-and-tap crs of this group, under output pixel npq.
 template <bool DEPTH_IS_CRS>
@@ -378,6 +380,7 @@ __device__ __forceinline__ Element patch(unsigned group, unsigned batch, unsigne
             crs_inside && n < batch && h < H && w < W};
 }
 #endif
+#endif  // MATMUL
 
 // ---- conv2d: y[n,k,p,q] = Σ_crs w[k,crs] · x[n, c, p·SH - TOP + r·DH, q·SW - LEFT + s·DW] ----------
 
