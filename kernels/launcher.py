@@ -218,9 +218,10 @@ class Graph:
         What they need must be compiled. Waiting for the GPU in here is an error of CUDA.
         """
         global _graph
-        self.xp.cuda.get_current_stream().synchronize()  # what the work reads is there
-        with self.stream, self.xp.cuda.using_allocator(self._pool.malloc):
-            self.stream.begin_capture(self.xp.cuda.runtime.streamCaptureModeRelaxed)
+        xp = self.xp
+        xp.cuda.get_current_stream().synchronize()  # what the work reads is there
+        with self.stream, xp.cuda.using_allocator(self._pool.malloc):
+            self.stream.begin_capture(xp.cuda.runtime.streamCaptureModeRelaxed)
             _graph = self
             try:
                 yield

@@ -15,7 +15,7 @@ cupy = pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'c
 
 ROOT = Path(__file__).parent.parent
 FILES = [
-    *[ROOT / "kernels" / name for name in ("cuda.py", "signatures.py")],
+    *[ROOT / "kernels" / name for name in ("cuda.py", "launcher.py", "signatures.py")],
     ROOT / "benchmarks" / "kernels.py",
     *[
         p for p in sorted((ROOT / "minigan").rglob("*.py")) if p.parent.name != "data"

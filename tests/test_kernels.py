@@ -8,10 +8,11 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from minigan.array import Stream
+from minigan.kernels import check as checks
 from minigan.kernels import cuda, plan, reference
 from minigan.kernels.plan import TILES, Plan
 
@@ -240,12 +241,14 @@ def test_tf32_convolutions(monkeypatch):
 shapes = st.one_of(
     st.tuples(st.integers(1, 40), st.integers(1, 9)),
     st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)),
-    st.just((5, 2, 31, 33)),  # more than one slice a channel
+    st.just((5, 2, 31, 33)),  # a channel in a block of 512 threads
 )
+SLICES = (17, 2, 31, 33)  # more than one slice a channel
 activations = st.sampled_from(list(reference.ACTIVATIONS))
 
 
 @given(shapes, activations, st.booleans(), st.integers(0, 99))
+@example(SLICES, "leaky_relu", True, 0)
 @settings(max_examples=12)
 def test_bias_act(shape, act, with_bias, seed):
     x, g = values(seed, *shape), values(seed + 1, *shape)
@@ -256,6 +259,7 @@ def test_bias_act(shape, act, with_bias, seed):
 
 
 @given(shapes, activations, st.booleans(), st.booleans(), st.integers(0, 99))
+@example(SLICES, "leaky_relu", True, True, 0)
 @settings(max_examples=12)
 def test_batch_norm(shape, act, with_weight, with_bias, seed):
     assume(np.prod(shape) > 4 * shape[1])  # few values a channel: rstd is ill-conditioned
@@ -276,10 +280,27 @@ def test_the_small_tail_of_a_sigmoid_is_kept():
     np.testing.assert_allclose(cuda.logit_figures(low, low)[:2], np.exp(-20.0), rtol=1e-5)
 
 
-def test_batch_norm_far_from_zero():
+@pytest.mark.parametrize("shape", [(5, 2, 31, 33), SLICES])
+def test_batch_norm_far_from_zero(shape):
     """The variance is not lost in the square of the mean."""
-    x = values(0, 5, 2, 31, 33) + 1000
+    x = values(0, *shape) + 1000
     check("batch_norm", x, None, None, 1e-5, "linear", 0.0)
+
+
+# ---- The small ones, and what ends a convolution ------------------------------------------------
+
+SMALL = {"add", "average", "bce_with_logits", "logistic_d", "logit_figures", "pack", "scale"}
+CHECKS = [c for c in checks.checks() if c.name in SMALL or c.what.startswith("bias, ")]
+
+
+@pytest.mark.parametrize("row", CHECKS, ids=lambda row: f"{row.name}: {row.what}")
+def test_as_minigan_kernels_check_does(row):
+    outcome = checks.run(row, "sim")
+    assert outcome.good, (outcome.failure, outcome.error, outcome.tolerance)
+
+
+def test_these_checks_are_all_there():
+    assert SMALL < {row.name for row in CHECKS} and len(CHECKS) >= 13
 
 
 # ---- Adam and random numbers --------------------------------------------------------------------
@@ -325,6 +346,14 @@ def test_philox_uniform_is_the_streams_bit_by_bit(n, seed, step):
     got = np.empty(n, np.float32)
     cuda.philox_uniform(got, key_of(seed, "latents"), step, low=-1.5, high=0.3)
     assert np.array_equal(got, Stream(seed, "latents", step).uniform(n, -1.5, 0.3))
+
+
+def test_philox_uniform_stays_below_high():
+    """Between 16384 and 16385 float32 counts by 2^-10: many a number rounds up."""
+    got = np.empty(8000, np.float32)
+    cuda.philox_uniform(got, key_of(0, "latents"), low=2.0**14, high=2.0**14 + 1)
+    assert np.array_equal(got, Stream(0, "latents").uniform(8000, 2.0**14, 2.0**14 + 1))
+    assert got.max() == np.nextafter(np.float32(2**14 + 1), np.float32(0))
 
 
 def test_philox_continues_where_a_stream_stopped():
