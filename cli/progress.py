@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -54,9 +55,10 @@ def working(text: str) -> Iterator[Callable[[str, int, int], None]]:
     def downloading(name: str, done: int, total: int) -> None:
         if name and name not in told:
             told.add(name)
-            click.echo(_download(name, total))
+            click.echo(_download(name, total), err=True)
 
-    timer = threading.Timer(_SLOW, click.echo, [f"{text} ..."])
+    say = partial(click.echo, f"{text} ...", err=True)  # standard output may be JSON
+    timer = threading.Timer(_SLOW, say)
     timer.daemon = True
     timer.start()
     try:
