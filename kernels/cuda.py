@@ -280,14 +280,14 @@ def conv2d_wgrad(
     return gw
 
 
-def _by_channel(x: Array) -> tuple[int, int, int, dict[str, int]]:
+def _by_channel(x: Array) -> tuple[int, int, int, dict[str, Any]]:
     """(channels, elements of each, slices of each, definitions) for channels.cu.
 
     One slice if a block can hold it: 16 elements a thread.
     """
     c, m = x.shape[1], x.size // x.shape[1]
     threads = next((t for t in (256, 512, 1024) if m <= 16 * t), 256)
-    defines = {"C": c, "INNER": math.prod(x.shape[2:]), "THREADS": threads}
+    defines: dict[str, Any] = {"C": c, "INNER": math.prod(x.shape[2:]), "THREADS": threads}
     return c, m, math.ceil(m / (16 * threads)), defines
 
 
@@ -316,8 +316,8 @@ def bias_act_backward(
     args = (g, y, None if gx is g else gx, partials, m)
     launch(_kernel("bias_act_backward", **defines), (slices, c), (defines["THREADS"],), args)
     if slices > 1 and with_bias:
-        args = (partials, None, gbias, slices, c, c, 1)
-        launch(_kernel("reduce_slices"), _blocks(c), (256,), args)
+        whole = (partials, None, gbias, slices, c, c, 1)
+        launch(_kernel("reduce_slices"), _blocks(c), (256,), whole)
     return gx, gbias
 
 
@@ -336,8 +336,8 @@ def batch_norm(
     defines |= {"WEIGHT": int(weight is not None), "BIAS": int(bias is not None)}
     grid, block = (slices, c), (defines["THREADS"],)
     if slices == 1:
-        args = (x, weight, bias, y, mean, rstd, m, eps)
-        launch(_kernel("batch_norm", **defines), grid, block, args)
+        once = (x, weight, bias, y, mean, rstd, m, eps)
+        launch(_kernel("batch_norm", **defines), grid, block, once)
         return y, mean, rstd
     means, squares = (_workspace(x, (slices, c)) for _ in range(2))
     launch(_kernel("batch_norm_stats", **defines), grid, block, (x, means, squares, m))

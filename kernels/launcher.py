@@ -204,7 +204,7 @@ class Graph:
 
     def __init__(self, xp: Any, beside: Graph | None = None) -> None:
         self.xp = xp
-        self.stream = beside.stream if beside else xp.cuda.Stream(non_blocking=True)
+        self.stream: Any = beside.stream if beside else xp.cuda.Stream(non_blocking=True)
         self.refreshes = False
         self._pool = xp.cuda.MemoryPool()
         self._slots: list[tuple[Array, np.ndarray]] = []  # of `numbers`, in the order of the calls

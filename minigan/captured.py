@@ -41,7 +41,7 @@ class CapturedStep:
     def __init__(self, trainer: Trainer, beside: CapturedStep | None = None) -> None:
         self.trainer = trainer
         self.inputs = [turn.on(trainer.device) for turn in trainer.inputs()]
-        self.graph = Graph(xp_of(self.inputs[0].z), beside.graph if beside else None)
+        self.graph: Graph = Graph(xp_of(self.inputs[0].z), beside.graph if beside else None)
         with self.graph.capture():
             self.turns = trainer.play(self.inputs)
         self.graph.replay()

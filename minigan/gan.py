@@ -143,7 +143,7 @@ class Game:
         finally:
             for p in opponent:
                 p.requires_grad = True
-        figures = {("g_loss",): loss.data.reshape(1)}
+        figures: dict[Names, Array] = {("g_loss",): loss.data.reshape(1)}
         return Turn(loss.data, _aligned(grads, self.generator), figures)
 
     def _one(self, loss: Any) -> Array:

@@ -158,8 +158,8 @@ class Trainer:
             raise ValueError("on_nan: a captured step cannot leave an update out; use stop")
         manual_seed(self.recipe.seed, self.step)
         kind = self._penalised
-        if self.graph and self._captured.get(kind):
-            self._captured[kind].advance()
+        if self.graph and (captured := self._captured.get(kind)):
+            captured.advance()
         elif self.graph and kind in self._captured:
             self._captured[kind] = CapturedStep(self, self._captured.get(not kind))
         else:
@@ -173,7 +173,9 @@ class Trainer:
         """What the turns of the next step read, in host memory: n_critic times the discriminator,
         then the generator."""
         r = self.recipe
-        reals = [self.batches.batch_at(self.step * r.n_critic + i) for i in range(r.n_critic)]
+        reals: list[tuple[Array | None, Array | None]] = [
+            self.batches.batch_at(self.step * r.n_critic + i) for i in range(r.n_critic)
+        ]
         fakes = [self._latents(f"discriminator {i}") for i in range(r.n_critic)]
         relativistic = self.game.loss.relativistic
         reals.append(self.batches_g.batch_at(self.step) if relativistic else (None, None))
