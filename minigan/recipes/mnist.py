@@ -57,7 +57,7 @@ RECIPES = {
             _DEFAULT,
             net="mnist-dcgan",
             about=_DCGAN,
-            steps=6000,
+            steps=5000,
             batch=32,
             penalty_every=4,
             beta1=0.0,
