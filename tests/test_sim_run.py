@@ -670,7 +670,9 @@ def test_without_the_compiler_sim_imports_and_says_what_to_install():
 
 # ---- Kept PTX -----------------------------------------------------------------------------------
 
-COPY = 'extern "C" __global__ void copy(const float* x, float* y) { y[threadIdx.x] = x[threadIdx.x]; }'
+COPY = """
+extern "C" __global__ void copy(const float* x, float* y) { y[threadIdx.x] = x[threadIdx.x]; }
+"""
 
 
 @pytest.fixture

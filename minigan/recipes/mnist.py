@@ -23,8 +23,8 @@ _OCAML = Recipe(
     checkpoint_every=5000,
 )
 
-# What won by the samples' Fréchet distance under a digit classifier, for the same minutes: a gradient
-# penalty on real digits (R1), both rates falling to 0, and the average of the generator's weights.
+# What won by the samples' Fréchet distance under a digit classifier, for the same minutes: a
+# gradient penalty on real digits (R1), rates that fall to 0, the average of the weights.
 _DEFAULT = Recipe(
     lr_g=1e-3,
     lr_d=1e-3,
