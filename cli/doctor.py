@@ -155,6 +155,12 @@ def _libraries() -> Iterator[Check]:
         )
     else:
         yield Check("libraries", ", ".join(f"{p} {importlib.metadata.version(p)}" for p in needed))
+    if importlib.util.find_spec("numba") is None:
+        value = "no Numba: CPU kernels run on plain NumPy, several times slower"
+        yield Check("CPU kernels", value, OPTIONAL, "pip install numba")
+    else:
+        value = f"compiled by Numba {importlib.metadata.version('numba')}"
+        yield Check("CPU kernels", value)
 
 
 def _package() -> Iterator[Check]:
