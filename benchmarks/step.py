@@ -85,9 +85,9 @@ def multiplications(case: Case) -> int:
     originals = {n: getattr(kernels, n) for n in ("conv2d", "conv2d_dgrad", "conv2d_wgrad")}
 
     def counting(name: str) -> Any:
-        def kernel(a: Any, b: Any, *rest: Any) -> Any:
+        def kernel(a: Any, b: Any, *rest: Any, **finish: Any) -> Any:
             nonlocal total
-            y = originals[name](a, b, *rest)
+            y = originals[name](a, b, *rest, **finish)
             # Each output element of conv2d is C·R·S of them, w's first axis left out.
             total += {
                 "conv2d": y.size * b[0].size,
@@ -98,10 +98,10 @@ def multiplications(case: Case) -> int:
 
         return kernel
 
-    def matmul(x: Any, b: Any) -> Any:
+    def matmul(x: Any, b: Any, **finish: Any) -> Any:
         nonlocal total
         total += x.size * b.shape[-1]
-        return product(x, b)
+        return product(x, b, **finish)
 
     product = kernels.matmul
     step = minigan_step(case)
