@@ -23,8 +23,8 @@ _OCAML = Recipe(
     checkpoint_every=5000,
 )
 
-# What won by the samples' Fréchet distance under a digit classifier, for the same minutes: a
-# gradient penalty on real digits (R1), rates that fall to 0, the average of the weights.
+# R1, a gradient penalty on real digits, gave better digits for the same minutes than any setting
+# tried without it; the rates fall to 0, and samples come from the average of the weights.
 _DEFAULT = Recipe(
     lr_g=1e-3,
     lr_d=1e-3,
