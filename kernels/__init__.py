@@ -30,6 +30,7 @@ __all__ = [
     "average",
     "batch_norm",
     "batch_norm_backward",
+    "batch_norm_double_backward",
     "bce_with_logits",
     "bias_act",
     "bias_act_backward",
@@ -175,6 +176,15 @@ def batch_norm_backward(
     g: Any, x: Any, y: Any, weight: Any, mean: Any, rstd: Any, act: str, slope: float
 ) -> tuple[Any, Any, Any]:
     return _module(g).batch_norm_backward(g, x, y, weight, mean, rstd, act, slope)
+
+
+def batch_norm_double_backward(
+    ggx: Any, g: Any, x: Any, y: Any, weight: Any, mean: Any, rstd: Any, gweight: Any, gbias: Any,
+    act: str, slope: float,
+) -> tuple[Any, Any, Any]:  # fmt: skip
+    return _module(g).batch_norm_double_backward(
+        ggx, g, x, y, weight, mean, rstd, gweight, gbias, act, slope
+    )
 
 
 def adam(

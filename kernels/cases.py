@@ -349,6 +349,8 @@ def _channels() -> list[Case]:
         return _direct(Kernel(name, defines), layer, grid, arguments, flops * m)
 
     pair = {"weight": channel, "mean": channel, "rstd": channel}
+    sums = {"gweight": channel, "gbias": channel}
+    out = {"gg": _empty(m), "gx": _empty(m), "gw": _empty(c)}
     parts = {"partial_gweight": slice_.copy(), "partial_gbias": slice_.copy()}
     return [
         case("bias_act", 2, (math.ceil(m / 256),), x=x, bias=channel, y=_empty(m), n=m),
@@ -366,6 +368,12 @@ def _channels() -> list[Case]:
              **parts, m=of_channel),
         case("batch_norm_backward_apply", 7, grid, g=x, x=x, y=x, **pair, **parts, gx=_empty(m),
              gweight=_empty(c), gbias=_empty(c), m=of_channel),
+        case("batch_norm_double_backward", 26, grid, ggx=x, g=x, x=x, y=x, **pair, **sums, **out,
+             m=of_channel),
+        case("batch_norm_double_backward_sums", 9, grid, ggx=x, g=x, x=x, y=x, mean=channel,
+             rstd=channel, partials=_empty(3, slices, c), m=of_channel),
+        case("batch_norm_double_backward_apply", 17, grid, ggx=x, g=x, x=x, y=x, **pair, **sums,
+             partials=_random(3, slices, c), **out, m=of_channel),
     ]  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-// Kernels a channel at a time: bias + activation and batch normalisation, forward and backward.
+// Kernels a channel at a time: bias + activation and batch normalisation, forward and backward, and
+// the gradients of batch normalisation's gradient.
 //
 // Layout     x, y, g (batch, C, INNER), contiguous, INNER = H·W; bias, weight, mean, rstd (C).
 // Reduction  A channel's M = batch · INNER elements are cut into slices of SLICE. Block (s, c)
@@ -262,4 +263,89 @@ batch_norm_backward(const float* g, const float* x, const float* y, const float*
         gweight[c] = sum_gweight;
         gbias[c] = sum_gbias;
     }
+}
+
+// ---- The gradients of batch norm's gradient -----------------------------------------------------
+
+// What reference.py's batch_norm_double_backward needs of a channel: means over it, with u = ggx.
+struct Means {
+    float u, u_xhat, u_ga;
+};
+
+// A slice's sums of u, u·x̂ and u·ga, in every thread.
+__device__ Means double_sums(const float* ggx, const float* g, const float* x, const float* y,
+                             float mu, float r, unsigned m, unsigned c) {
+    Means sum = {0.0f, 0.0f, 0.0f};
+    for (unsigned i = 0; i < PER_THREAD; i++) {
+        if (element(i) >= m) break;
+        unsigned at = offset(element(i), c);
+        float u = ggx[at];
+        sum.u += u;
+        sum.u_xhat += u * ((x[at] - mu) * r);
+        sum.u_ga += u * (g[at] * ACT_GRAD(y[at]));
+    }
+    return {block_sum(sum.u), block_sum(sum.u_xhat), block_sum(sum.u_ga)};
+}
+
+// gg = act'(y) · s · (u - E[u] - x̂ · E[u·x̂]),   s = weight · rstd
+// gx = -s · rstd · (E[ga·x̂] · (u - E[u]) + E[u·x̂] · (ga - E[ga])
+//                   + x̂ · (E[u·ga] - E[u]·E[ga] - 3 · E[u·x̂]·E[ga·x̂]))       of a slice, and
+// gw = m · rstd · (E[u·ga] - E[u]·E[ga] - E[u·x̂]·E[ga·x̂])
+__device__ void double_apply(const float* ggx, const float* g, const float* x, const float* y,
+                             const float* weight, float mu, float r, float e_gax, float e_ga,
+                             Means e, float* gg, float* gx, float* gw, unsigned m, unsigned c) {
+    float scale = WEIGHT ? weight[c] * r : r;
+    float both = e.u_ga - e.u * e_ga, product = e.u_xhat * e_gax;
+    for (unsigned i = 0; i < PER_THREAD; i++) {
+        if (element(i) >= m) break;
+        unsigned at = offset(element(i), c);
+        float slope = ACT_GRAD(y[at]), u = ggx[at] - e.u, xhat = (x[at] - mu) * r;
+        float ga = g[at] * slope - e_ga;
+        gg[at] = slope * scale * (u - xhat * e.u_xhat);
+        gx[at] = -scale * r * (e_gax * u + e.u_xhat * ga + xhat * (both - 3.0f * product));
+    }
+    if (blockIdx.x == 0 && threadIdx.x == 0) gw[c] = m * r * (both - product);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+batch_norm_double_backward_sums(const float* ggx, const float* g, const float* x, const float* y,
+                                const float* mean, const float* rstd, float* partials,
+                                unsigned m) {
+    unsigned c = blockIdx.y, slices = gridDim.x;
+    Means sum = double_sums(ggx, g, x, y, mean[c], rstd[c], m, c);
+    if (threadIdx.x == 0) {
+        float* mine = partials + blockIdx.x * C + c;  // partials (3, slices, C)
+        mine[0] = sum.u;
+        mine[slices * C] = sum.u_xhat;
+        mine[2 * slices * C] = sum.u_ga;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+batch_norm_double_backward_apply(const float* ggx, const float* g, const float* x, const float* y,
+                                 const float* weight, const float* mean, const float* rstd,
+                                 const float* gweight, const float* gbias, const float* partials,
+                                 float* gg, float* gx, float* gw, unsigned m) {
+    unsigned c = blockIdx.y, slices = gridDim.x;
+    float sums[3];
+    for (unsigned j = 0; j < 3; j++) {
+        float sum = 0.0f;
+        for (unsigned s = threadIdx.x; s < slices; s += THREADS)
+            sum += partials[(j * slices + s) * C + c];
+        sums[j] = block_sum(sum) / m;
+    }
+    double_apply(ggx, g, x, y, weight, mean[c], rstd[c], gweight[c] / m, gbias[c] / m,
+                 {sums[0], sums[1], sums[2]}, gg, gx, gw, m, c);
+}
+
+// Both in one, for a channel of one slice; its second reading finds it in a cache.
+extern "C" __global__ void __launch_bounds__(THREADS)
+batch_norm_double_backward(const float* ggx, const float* g, const float* x, const float* y,
+                           const float* weight, const float* mean, const float* rstd,
+                           const float* gweight, const float* gbias, float* gg, float* gx,
+                           float* gw, unsigned m) {
+    unsigned c = blockIdx.y;
+    Means sum = double_sums(ggx, g, x, y, mean[c], rstd[c], m, c);
+    double_apply(ggx, g, x, y, weight, mean[c], rstd[c], gweight[c] / m, gbias[c] / m,
+                 {sum.u / m, sum.u_xhat / m, sum.u_ga / m}, gg, gx, gw, m, c);
 }

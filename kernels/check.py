@@ -268,6 +268,10 @@ def _batch_norm() -> Iterator[Check]:
         args = (g, x, y, weight, mean, rstd, act, 0.2)
         kernels = tuple(f"batch_norm_backward{part}" for part in (parts if more else ("",)))
         yield _contract("batch_norm_backward", what, kernels, *args, floor=16.0)
+        _, *sums = (a.astype(np.float32) for a in reference.batch_norm_backward(*args))
+        args = (_values(4, *shape), *args[:6], *sums, act, 0.2)
+        kernels = tuple(f"batch_norm_double_backward{part}" for part in (parts if more else ("",)))
+        yield _contract("batch_norm_double_backward", what, kernels, *args, floor=16.0)
 
 
 def _flat_buffers() -> Iterator[Check]:

@@ -286,6 +286,44 @@ def batch_norm_gradient(  # type: ignore[no-untyped-def]
             gx[i, c] = scale[c] * (ga - ga_mean[c] - xhat * gax_mean[c])
 
 
+@_kernel("m m m m v v d d d i f i i")
+def batch_norm_double_sums(  # type: ignore[no-untyped-def]
+    ggx, g, x, y, mean, rstd, ggx_sum, ggxx_sum, product_sum, act, slope, first, last
+):
+    """ggx_sum[c] = Σ ggx,   ggxx_sum[c] = Σ ggx·x̂,   product_sum[c] = Σ ggx·ga"""
+    slope = np.float32(slope)
+    for c in range(x.shape[1]):
+        ggx_sum[c] = 0
+        ggxx_sum[c] = 0
+        product_sum[c] = 0
+    for i in range(first, last):
+        for c in range(x.shape[1]):
+            v = np.float64(ggx[i, c])
+            ggx_sum[c] += v
+            ggxx_sum[c] += v * ((x[i, c] - mean[c]) * rstd[c])
+            product_sum[c] += v * _act_gradient(g[i, c], y[i, c], act, slope)
+
+
+@_kernel("m m m m v v v v v v v v m m i f i i")
+def batch_norm_double_gradient(  # type: ignore[no-untyped-def]
+    ggx, g, x, y, mean, rstd, scale, e_ggx, e_ggxx, e_ga, e_gax, e_xhat, gg, gx, act, slope,
+    first, last,
+):  # fmt: skip
+    """gg = act'(y) · scale · (ggx - e_ggx - x̂ · e_ggxx)
+
+    gx = -scale · rstd · (e_gax · (ggx - e_ggx) + e_ggxx · (ga - e_ga) + x̂ · e_xhat)
+    """
+    slope = np.float32(slope)
+    for i in range(first, last):
+        for c in range(x.shape[1]):
+            xhat = (x[i, c] - mean[c]) * rstd[c]
+            d = ggx[i, c] - e_ggx[c]
+            ga = _act_gradient(g[i, c], y[i, c], act, slope)
+            gg[i, c] = _act_gradient(scale[c] * (d - xhat * e_ggxx[c]), y[i, c], act, slope)
+            sum_ = e_gax[c] * d + e_ggxx[c] * (ga - e_ga[c]) + xhat * e_xhat[c]
+            gx[i, c] = -scale[c] * rstd[c] * sum_
+
+
 # ----------------------------------------------------------------------------------------- Adam
 
 

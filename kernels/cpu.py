@@ -450,6 +450,43 @@ def batch_norm_backward(
     return _images(gx, x.shape), gweight.astype(np.float32), gbias.astype(np.float32)
 
 
+def batch_norm_double_backward(
+    ggx: Array, g: Array, x: Array, y: Array, weight: Array, mean: Array, rstd: Array,
+    gweight: Array, gbias: Array, act: str, slope: float,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    channels = (mean, rstd, gweight, gbias)
+    if not _fast(ggx, g, x, y) or not _all_float32(weight, *channels):
+        args = (ggx, g, x, y, weight, *channels, act, slope)
+        return plain.batch_norm_double_backward(*args)
+    rows = [_rows(a) for a in (ggx, g, x, y)]
+    m, c = rows[0].shape
+    code = _loops.ACTS[act]
+    sums = _sums(c), _sums(c), _sums(c)
+
+    def measure(shard: int, first: int, last: int) -> None:
+        into = [a[shard] for a in sums]
+        _loops.batch_norm_double_sums(*rows, mean, rstd, *into, code, slope, first, last)
+
+    shards = _share(measure, m, 2 * x.size)
+    e_ggx, e_ggxx, e_product = (a[:shards].sum(axis=0) / m for a in sums)
+    e_ga, e_gax = gbias / np.float64(m), gweight / np.float64(m)
+    both = e_product - e_ggx * e_ga
+    scale = rstd if weight is None else rstd * weight
+    coefficients = [
+        a.astype(np.float32) for a in (e_ggx, e_ggxx, e_ga, e_gax, both - 3 * e_ggxx * e_gax)
+    ]
+    gg, gx = (np.empty_like(rows[0]) for _ in range(2))
+
+    def apply(_: int, first: int, last: int) -> None:
+        _loops.batch_norm_double_gradient(
+            *rows, mean, rstd, scale, *coefficients, gg, gx, code, slope, first, last
+        )
+
+    _share(apply, m, 2 * x.size)
+    gw = (m * rstd * (both - e_ggxx * e_gax)).astype(np.float32)
+    return _images(gg, x.shape), _images(gx, x.shape), gw
+
+
 # ------------------------------------------------------------------------------------------- Adam
 
 

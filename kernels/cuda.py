@@ -37,6 +37,7 @@ __all__ = [
     "average",
     "batch_norm",
     "batch_norm_backward",
+    "batch_norm_double_backward",
     "bce_with_logits",
     "bias_act",
     "bias_act_backward",
@@ -371,6 +372,37 @@ def batch_norm_backward(
     args = (g, x, y, weight, mean, rstd, *partials, gx, gweight, gbias, m)
     launch(_kernel("batch_norm_backward_apply", **defines), grid, block, args)
     return gx, gweight, gbias
+
+
+def batch_norm_double_backward(
+    ggx: Array, g: Array, x: Array, y: Array, weight: Array | None, mean: Array, rstd: Array,
+    gweight: Array, gbias: Array, act: str, slope: float,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    op = "batch_norm_double_backward"
+    c, m, slices, defines = _by_channel(x)
+    for name, a in (("ggx", ggx), ("g", g), ("y", y)):
+        _expect(op, name, a, x.shape)
+    for name, a in (("weight", weight), ("mean", mean), ("rstd", rstd), ("gweight", gweight),
+                    ("gbias", gbias)):  # fmt: skip
+        if a is not None:
+            _expect(op, name, a, (c,))
+    ggx, g, x, y, mean, rstd, gweight, gbias = _float32(
+        op, ggx=ggx, g=g, x=x, y=y, mean=mean, rstd=rstd, gweight=gweight, gbias=gbias
+    )
+    if weight is not None:
+        (weight,) = _float32(op, weight=weight)
+    gg, gx, gw = (_empty(x, shape) for shape in (x.shape, x.shape, (c,)))
+    defines |= _activation(act, slope) | {"WEIGHT": int(weight is not None)}
+    grid, block = (slices, c), (defines["THREADS"],)
+    given, out = (ggx, g, x, y, weight, mean, rstd, gweight, gbias), (gg, gx, gw)
+    if slices == 1:
+        launch(_kernel(op, **defines), grid, block, (*given, *out, m))
+        return out
+    partials = _workspace(x, (3, slices, c))
+    args = (ggx, g, x, y, mean, rstd, partials, m)
+    launch(_kernel(f"{op}_sums", **defines), grid, block, args)
+    launch(_kernel(f"{op}_apply", **defines), grid, block, (*given, partials, *out, m))
+    return out
 
 
 def bce_with_logits(x: Array, target: float) -> tuple[Array, Array]:

@@ -22,6 +22,7 @@ __all__ = [
     "adam",
     "batch_norm",
     "batch_norm_backward",
+    "batch_norm_double_backward",
     "bias_act",
     "bias_act_backward",
     "conv2d",
@@ -36,6 +37,7 @@ bias_act = reference.bias_act
 bias_act_backward = reference.bias_act_backward
 batch_norm = reference.batch_norm
 batch_norm_backward = reference.batch_norm_backward
+batch_norm_double_backward = reference.batch_norm_double_backward
 
 
 def _im2col(x: Array, taps: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int) -> Array:

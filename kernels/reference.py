@@ -196,6 +196,52 @@ def batch_norm_backward(
     return gx, gweight, gbias
 
 
+def batch_norm_double_backward(
+    ggx: Array,
+    g: Array,
+    x: Array,
+    y: Array,
+    weight: Array | None,
+    mean: Array,
+    rstd: Array,
+    gweight: Array,
+    gbias: Array,
+    act: str,
+    slope: float,
+) -> tuple[Array, Array, Array]:
+    """The gradients of gx of batch_norm_backward by g, x and weight, given ggx = dL/d(gx).
+
+    For an act that is piecewise linear: act'(y) counts as constant. E is the mean over a channel,
+    E[ga] = gbias/M and E[ga·x̂] = gweight/M as batch_norm_backward returned them, s = weight·rstd:
+
+    gg      = act'(y) · s · (ggx - E[ggx] - x̂ · E[ggx·x̂])
+    gx      = -s · rstd · ( E[ga·x̂] · (ggx - E[ggx]) + E[ggx·x̂] · (ga - E[ga])
+                            + x̂ · (E[ggx·ga] - E[ggx]·E[ga] - 3 · E[ggx·x̂]·E[ga·x̂]) )
+    gweight = M · rstd · (E[ggx·ga] - E[ggx]·E[ga] - E[ggx·x̂]·E[ga·x̂])
+
+    Returns (gg, gx, gweight). Differentiate L = Σ ggx·gx by ga, and by x through x̂ and rstd.
+    """
+    m = x.size // x.shape[1]
+
+    def channel(a: Array) -> Array:
+        return _per_channel(a, x)
+
+    def average(a: Array) -> Array:
+        return channel(a.mean(axis=_batch_axes(x)))
+
+    slopes = ACTIVATIONS[act][1](y, slope)
+    ga = g * slopes
+    xhat = (x - channel(mean)) * channel(rstd)
+    scale = channel(rstd if weight is None else rstd * weight)
+    e_ga, e_gax = channel(gbias / m), channel(gweight / m)
+    e_ggx, e_ggxx, e_product = average(ggx), average(ggx * xhat), average(ggx * ga)
+    both = e_product - e_ggx * e_ga
+    gg = slopes * scale * (ggx - e_ggx - xhat * e_ggxx)
+    gx = e_gax * (ggx - e_ggx) + e_ggxx * (ga - e_ga) + xhat * (both - 3 * e_ggxx * e_gax)
+    gw = m * channel(rstd) * (both - e_ggxx * e_gax)
+    return gg, -scale * channel(rstd) * gx, gw.reshape(-1)
+
+
 def adam(
     p: Array,
     g: Array,

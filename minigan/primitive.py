@@ -23,6 +23,8 @@ from typing import Any
 from minigan.array import Array
 from minigan.autograd import Node, Tensor, array_of, backpropagate, recording, state
 
+RESERVED = {"g", "y", "saved", "shape", "position"}  # what a vjp can name beside its op's own
+
 
 class _Rule:
     """A vjp and the names of what it wants after g."""
@@ -30,7 +32,7 @@ class _Rule:
     def __init__(self, op: Primitive, argument: str, function: Callable[..., Any]) -> None:
         self.function = function
         self.names = list(inspect.signature(function).parameters)
-        known = {"y", "shape", "position", *op.arguments, *op.attributes}
+        known = {*RESERVED, *op.arguments, *op.attributes} - {"g"}
         if self.names[:1] != ["g"] or not known.issuperset(self.names[1:]):
             raise TypeError(f"{op.name}: the vjp of {argument} must take g, then any of {known}")
         self.names = self.names[1:]
@@ -52,7 +54,7 @@ class Primitive:
         self.arguments = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
         self.attributes = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-        if reserved := {"g", "y", "shape", "position"} & {*self.arguments, *self.attributes}:
+        if reserved := RESERVED & {*self.arguments, *self.attributes}:
             raise TypeError(f"{self.name}: {reserved} are names for its vjps, not for arguments")
         self.rules: dict[str, _Rule | None] = {}
         self._constants: list[int] = []
@@ -163,6 +165,10 @@ class Primitive:
         kept = [a if i in keeps else None for i, a in enumerate(arrays)] if keeps else ()
         return Node(self, parents, shapes, dtypes, kept, y if keeps_y else saved, attrs)
 
+    def _output(self, node: Node) -> Array:
+        """y, if a vjp names it."""
+        return node.saved
+
     def _apply(self, node: Node, i: int, g: Any, create_graph: bool) -> Any:
         argument = self._argument(i)
         rule = self.rules.get(argument)
@@ -175,7 +181,10 @@ class Primitive:
             elif name == "position":
                 values.append(i)
             elif name == "y":
-                values.append(Tensor.wrap(node.saved, node) if create_graph else node.saved)
+                y = self._output(node)
+                values.append(Tensor.wrap(y, node) if create_graph else y)
+            elif name == "saved":
+                values.append(node.saved)
             elif name in self.attributes:
                 values.append(node.attrs.get(name, self.attributes[name]))
             else:
@@ -192,7 +201,8 @@ class Fused(Primitive):
     fast_forward(*arrays, **attrs) -> (y, saved)
     fast_vjp(g, saved, *arrays, **attrs) -> one gradient an argument, given all arrays
 
-    `grad(create_graph=True)` replays the composite on the saved arguments and differentiates that.
+    `grad(create_graph=True)` replays the composite on the saved arguments and differentiates that,
+    unless the op has vjps. They may name `saved` too, whose first is y where one of them names y.
     """
 
     _forward: Callable[..., tuple[Array, Any]] | None = None
@@ -209,8 +219,11 @@ class Fused(Primitive):
     def _plan(self, mask: tuple[bool, ...]) -> tuple[set[int], bool]:
         return set(range(len(mask))), False
 
+    def _output(self, node: Node) -> Array:
+        return node.saved[0]
+
     def pull(self, node: Node, g: Any, wanted: list[int], create_graph: bool) -> list[Any]:
-        if self._fast_vjp is not None and not create_graph:
+        if self.rules or (self._fast_vjp is not None and not create_graph):
             return super().pull(node, g, wanted, create_graph)
         with recording(True):
             inputs = [

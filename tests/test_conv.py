@@ -325,4 +325,8 @@ def test_cpu_norm_and_activation_are_as_exact_as_the_reference(act, shape):
     for w, b in [(weight, bias), (None, None)]:
         assert_as_good_as_the_reference("batch_norm", x, w, b, 1e-5, act, slope)
         y, mean, rstd = reference.batch_norm(x, w, b, 1e-5, act, slope)
-        assert_as_good_as_the_reference("batch_norm_backward", g, x, y, w, mean, rstd, act, slope)
+        given = (g, x, y, w, mean, rstd)
+        assert_as_good_as_the_reference("batch_norm_backward", *given, act, slope)
+        _, *sums = reference.batch_norm_backward(*given, act, slope)
+        twice = (x[::-1].copy(), *given, *sums)
+        assert_as_good_as_the_reference("batch_norm_double_backward", *twice, act, slope)

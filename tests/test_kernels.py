@@ -268,7 +268,11 @@ def test_batch_norm(shape, act, with_weight, with_bias, seed):
     bias = values(seed + 3, shape[1]) if with_bias else None
     check("batch_norm", x, weight, bias, 1e-5, act, 0.2, floor=16)
     y, mean, rstd = reference.batch_norm(x, weight, bias, 1e-5, act, 0.2)
-    check("batch_norm_backward", g, x, y, weight, mean, rstd, act, 0.2, floor=16)
+    given = (g, x, y, weight, mean, rstd)
+    check("batch_norm_backward", *given, act, 0.2, floor=16)
+    _, *sums = reference.batch_norm_backward(*given, act, 0.2)
+    ggx = values(seed + 4, *shape)
+    check("batch_norm_double_backward", ggx, *given, *sums, act, 0.2, floor=32)
 
 
 def test_the_small_tail_of_a_sigmoid_is_kept():

@@ -7,7 +7,7 @@ import oracles
 import pytest
 from cases import CASES
 from gradcheck import check_grads
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -205,6 +205,38 @@ def test_batch_norm_hands_out_its_statistics_once():
     [(mean, rstd)] = seen
     np.testing.assert_allclose(mean, x.mean(axis=(0, 2)))
     np.testing.assert_allclose(rstd, 1 / np.sqrt(x.var(axis=(0, 2)) + 0.1))
+
+
+@given(
+    st.one_of(
+        st.tuples(st.integers(3, 9), st.integers(1, 4)),
+        st.tuples(*[st.integers(1, 3)] * 3, st.integers(3, 5)),
+    ),
+    st.sampled_from(["linear", "relu", "leaky_relu", "tanh", "sigmoid"]),
+    st.booleans(),
+    st.integers(0, 99),
+)
+@settings(max_examples=20, deadline=None)
+def test_the_closed_forms_of_batch_norm_are_its_composite_to_the_third_order(
+    shape, act, affine, seed
+):
+    """Penalties of penalties: each order's gradient enters a sum that is differentiated again."""
+    rng = np.random.default_rng(seed)
+    xs = [rng.normal(size=shape), *(1 + rng.random(shape[1]) for _ in range(2 * affine))]
+    g, h, k = (rng.normal(size=shape) for _ in range(3))
+    attrs = {"eps": 1e-2, "act": act, "slope": 0.2, "stats": None}
+
+    def orders(batch_norm):
+        leaves = [mg.Tensor(x, requires_grad=True) for x in xs]
+        y = batch_norm(*leaves, *[None] * (3 - len(leaves)), **attrs)
+        first = mg.grad(y, leaves, g, create_graph=True)
+        second = mg.grad((first[0] * h).sum(), leaves, create_graph=True)
+        third = mg.grad((second[0] * k).sum(), leaves)
+        return [*first, *second, *third]
+
+    for a, b in zip(orders(norm._batch_norm), orders(norm._batch_norm.forward), strict=True):
+        a, b = a.numpy(), b.numpy()
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9 * max(1, abs(b).max()))
 
 
 # ------------------------------------------------------------------------- shapes from hypothesis

@@ -166,6 +166,52 @@ def _(g, saved, x, weight, bias, *, eps, act, slope, stats):  # type: ignore[no-
     return kernels.batch_norm_backward(g, x, y, weight, mean, rstd, act, slope)
 
 
+@_batch_norm.vjp("x")
+def _(g: Any, x: Any, weight: Any, y: Any, saved: Any, eps: float, act: str, slope: float) -> Any:
+    if act in ("tanh", "sigmoid"):  # whose slope depends on y, and so on x
+        g, act = _act_gradient(g, y, act, slope), "linear"
+    return _batch_norm_gx(g, x, weight, eps=eps, act=act, slope=slope, results=saved)
+
+
+@_batch_norm.vjp("weight")
+def _(g: Any, x: Any, y: Any, eps: float, act: str, slope: float) -> Any:
+    return (_act_gradient(g, y, act, slope) * batch_norm(x, eps=eps)).sum(axis=_batch_axes(x))
+
+
+@_batch_norm.vjp("bias")
+def _(g: Any, y: Any, act: str, slope: float) -> Any:
+    return _act_gradient(g, y, act, slope).sum(axis=_batch_axes(y))
+
+
+@fused
+def _batch_norm_gx(
+    gy: Any, x: Any, weight: Any, *, eps: float, act: str, slope: float, results: Any
+) -> Any:
+    """The gradient of _batch_norm by x, itself an op, of an act that is piecewise linear.
+
+    results: (y, mean, rstd) of the forward pass.
+    """
+    axes = _batch_axes(x)
+    ga = _act_gradient(gy, results[0], act, slope)
+    d = x - mean(x, axes, keepdims=True)
+    r = 1 / sqrt(mean(d * d, axes, keepdims=True) + eps)
+    gx = ga - mean(ga, axes, keepdims=True) - d * r * mean(ga * d * r, axes, keepdims=True)
+    return gx * r if weight is None else gx * r * _per_channel(weight, x)
+
+
+@_batch_norm_gx.fast_forward
+def _(gy, x, weight, *, eps, act, slope, results):  # type: ignore[no-untyped-def]
+    y, mean, rstd = results
+    gx, *sums = kernels.batch_norm_backward(gy, x, y, weight, mean, rstd, act, slope)
+    return gx, sums
+
+
+@_batch_norm_gx.fast_vjp
+def _(g, sums, gy, x, weight, *, eps, act, slope, results):  # type: ignore[no-untyped-def]
+    y, mean, rstd = results
+    return kernels.batch_norm_double_backward(g, gy, x, y, weight, mean, rstd, *sums, act, slope)
+
+
 def batch_norm(
     x: Any,
     weight: Any = None,
