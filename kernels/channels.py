@@ -1,0 +1,142 @@
+"""channels.cu: bias + activation and batch norm, as in reference.py, forward and backward."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from minigan.array import Array
+from minigan.kernels.launcher import launch
+from minigan.kernels.operands import (
+    activation,
+    blocks,
+    empty,
+    expect,
+    float32,
+    specialised,
+    workspace,
+)
+
+
+def _by_channel(x: Array) -> tuple[int, int, int, dict[str, Any]]:
+    """(channels, elements of each, slices of each, definitions) for channels.cu.
+
+    One slice if a block can hold it: 16 elements a thread.
+    """
+    c, m = x.shape[1], x.size // x.shape[1]
+    threads = next((t for t in (256, 512, 1024) if m <= 16 * t), 256)
+    defines: dict[str, Any] = {"C": c, "INNER": math.prod(x.shape[2:]), "THREADS": threads}
+    return c, m, math.ceil(m / (16 * threads)), defines
+
+
+def bias_act(x: Array, bias: Array | None, act: str, slope: float) -> Array:
+    (x,) = float32("bias_act", x=x)
+    if bias is not None:
+        (bias,) = float32("bias_act", bias=bias)
+        expect("bias_act", "bias", bias, (x.shape[1],))
+    y = empty(x, x.shape)
+    defines = {"C": x.shape[1], "INNER": math.prod(x.shape[2:]), "BIAS": int(bias is not None)}
+    kernel = specialised("bias_act", **defines, **activation(act, slope))
+    launch(kernel, blocks(x.size), (256,), (x, bias, y, x.size))
+    return y
+
+
+def bias_act_backward(
+    g: Array, y: Array, act: str, slope: float, with_bias: bool = True
+) -> tuple[Array, Array]:
+    g, y = float32("bias_act_backward", g=g, y=y)
+    expect("bias_act_backward", "g", g, y.shape)
+    c, m, slices, defines = _by_channel(y)
+    gx = g if act == "linear" else empty(y, y.shape)
+    gbias = empty(y, (c,))
+    partials = workspace(y, (slices, c)) if slices > 1 else gbias
+    defines |= activation(act, slope) | {"GX": int(gx is not g)}
+    args = (g, y, None if gx is g else gx, partials, m)
+    launch(specialised("bias_act_backward", **defines), (slices, c), (defines["THREADS"],), args)
+    if slices > 1 and with_bias:
+        whole = (partials, None, gbias, slices, c, c, 1)
+        launch(specialised("reduce_slices"), blocks(c), (256,), whole)
+    return gx, gbias
+
+
+def batch_norm(
+    x: Array, weight: Array | None, bias: Array | None, eps: float, act: str, slope: float
+) -> tuple[Array, Array, Array]:
+    (x,) = float32("batch_norm", x=x)
+    c, m, slices, defines = _by_channel(x)
+    for name, a in (("weight", weight), ("bias", bias)):
+        if a is not None:
+            expect("batch_norm", name, a, (c,))
+    weight, bias = (None if a is None else float32("batch_norm", a=a)[0] for a in (weight, bias))
+    mean, rstd = (empty(x, (c,)) for _ in range(2))
+    y = empty(x, x.shape)
+    defines |= activation(act, slope)
+    defines |= {"WEIGHT": int(weight is not None), "BIAS": int(bias is not None)}
+    grid, block = (slices, c), (defines["THREADS"],)
+    if slices == 1:
+        once = (x, weight, bias, y, mean, rstd, m, eps)
+        launch(specialised("batch_norm", **defines), grid, block, once)
+        return y, mean, rstd
+    means, squares = (workspace(x, (slices, c)) for _ in range(2))
+    launch(specialised("batch_norm_stats", **defines), grid, block, (x, means, squares, m))
+    args = (x, weight, bias, means, squares, y, mean, rstd, m, eps)
+    launch(specialised("batch_norm_apply", **defines), grid, block, args)
+    return y, mean, rstd
+
+
+def batch_norm_backward(
+    g: Array, x: Array, y: Array, weight: Array | None, mean: Array, rstd: Array, act: str,
+    slope: float,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    g, x, y, mean, rstd = float32("batch_norm_backward", g=g, x=x, y=y, mean=mean, rstd=rstd)
+    c, m, slices, defines = _by_channel(x)
+    for name, a, shape in (("g", g, x.shape), ("y", y, x.shape), ("mean", mean, (c,))):
+        expect("batch_norm_backward", name, a, shape)
+    if weight is not None:
+        (weight,) = float32("batch_norm_backward", weight=weight)
+        expect("batch_norm_backward", "weight", weight, (c,))
+    gweight, gbias = (empty(x, (c,)) for _ in range(2))
+    gx = empty(x, x.shape)
+    defines |= activation(act, slope) | {"WEIGHT": int(weight is not None)}
+    grid, block = (slices, c), (defines["THREADS"],)
+    if slices == 1:
+        args = (g, x, y, weight, mean, rstd, gx, gweight, gbias, m)
+        launch(specialised("batch_norm_backward", **defines), grid, block, args)
+        return gx, gweight, gbias
+    partials = [workspace(x, (slices, c)) for _ in range(2)]
+    sums = specialised("batch_norm_backward_sums", **defines)
+    launch(sums, grid, block, (g, x, y, mean, rstd, *partials, m))
+    args = (g, x, y, weight, mean, rstd, *partials, gx, gweight, gbias, m)
+    launch(specialised("batch_norm_backward_apply", **defines), grid, block, args)
+    return gx, gweight, gbias
+
+
+def batch_norm_double_backward(
+    ggx: Array, g: Array, x: Array, y: Array, weight: Array | None, mean: Array, rstd: Array,
+    gweight: Array, gbias: Array, act: str, slope: float,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    op = "batch_norm_double_backward"
+    c, m, slices, defines = _by_channel(x)
+    for name, a in (("ggx", ggx), ("g", g), ("y", y)):
+        expect(op, name, a, x.shape)
+    for name, a in (("weight", weight), ("mean", mean), ("rstd", rstd), ("gweight", gweight),
+                    ("gbias", gbias)):  # fmt: skip
+        if a is not None:
+            expect(op, name, a, (c,))
+    ggx, g, x, y, mean, rstd, gweight, gbias = float32(
+        op, ggx=ggx, g=g, x=x, y=y, mean=mean, rstd=rstd, gweight=gweight, gbias=gbias
+    )
+    if weight is not None:
+        (weight,) = float32(op, weight=weight)
+    gg, gx, gw = (empty(x, shape) for shape in (x.shape, x.shape, (c,)))
+    defines |= activation(act, slope) | {"WEIGHT": int(weight is not None)}
+    grid, block = (slices, c), (defines["THREADS"],)
+    given, out = (ggx, g, x, y, weight, mean, rstd, gweight, gbias), (gg, gx, gw)
+    if slices == 1:
+        launch(specialised(op, **defines), grid, block, (*given, *out, m))
+        return out
+    partials = workspace(x, (3, slices, c))
+    args = (ggx, g, x, y, mean, rstd, partials, m)
+    launch(specialised(f"{op}_sums", **defines), grid, block, args)
+    launch(specialised(f"{op}_apply", **defines), grid, block, (*given, partials, *out, m))
+    return out
