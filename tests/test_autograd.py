@@ -384,7 +384,7 @@ def test_a_thousand_steps_hold_memory_flat():
         return sys.getallocatedblocks()  # every Python object and every array's header is in one
 
     with no_collector():
-        for _ in range(200):  # until Python's free lists are full
+        for _ in range(1500):  # until Python's free lists, of up to 2000 tuples each, are full
             step()
         before = live_objects()
         for _ in range(1000):
