@@ -29,6 +29,7 @@ ACTS = {
 _TYPES = {
     "v": "float32[::1]", "m": "float32[:,::1]", "d": "float64[::1]", "dd": "float64[:,::1]",
     "i": "int64", "f": "float64", "n": "int64[::1]",
+    "g": "UniTuple(int64, 13)",
 }  # fmt: skip
 _kernels: list[tuple[Any, str]] = []
 _ready = False

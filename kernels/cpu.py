@@ -38,17 +38,17 @@ from minigan.kernels.reference import Pads, Pair, conv_out_size
 Array = Any
 
 # A shard must be worth the ≈ 50 µs that waking a thread takes: at least this many floats, of which
-# a loop moves 2 to 8 a nanosecond. BLAS does as many multiplications in the time of _BLAS loops.
+# a loop moves 2 to 8 a nanosecond. _PRODUCTS multiplications are done while a float is moved.
 _LEAST = 1 << 18
-_BLAS = 16
+_PRODUCTS = 16
 
-_PIECE = 1 << 18  # floats of cols: about what a core's second cache holds
-_PIECE_ROWS = 512  # rows that it has at least: BLAS reorders the filters for each piece
+_PIECE_ROWS = 256  # of patches at a time: what they and the filters take fits the second cache
 
 
 # ------------------------------------------------------------------------------- loops and layout
 
 _loops: Any = None  # the module of compiled loops, once it is needed; False if there is none
+_gemm: Any = None  # that of products and convolutions
 
 
 def warm_up(progress: Callable[[int, int], None] | None = None) -> bool:
@@ -57,15 +57,15 @@ def warm_up(progress: Callable[[int, int], None] | None = None) -> bool:
     progress: called with (loops that are ready, loops in all) after each. Compiling all takes
     seconds. Without this call it happens when the first kernel runs.
     """
-    global _loops
+    global _loops, _gemm
     if _loops is None:
         try:
-            from minigan.kernels import compiled
+            from minigan.kernels import compiled, gemm
 
             compiled.prepare(progress)
             _keep_pages()
             threads.spin = compiled.spin
-            _loops = compiled
+            _loops, _gemm = compiled, gemm
         except Exception as error:
             _loops = False
             warnings.warn(
@@ -126,12 +126,15 @@ def _transposed(a: Array, outer: int, m: int, n: int) -> Array:
 _own = threading.local()
 
 
-def _scratch(size: int) -> Array:
-    """float32 (size,) of anything, this thread's until it asks again: new pages would cost time."""
-    buffer = getattr(_own, "buffer", None)
-    if buffer is None or buffer.size < size:
-        buffer = _own.buffer = np.empty(size, np.float32)
-    return buffer[:size]
+def _space(floats: int, addresses: int) -> tuple[Array, Array]:
+    """float32 and int64 arrays of anything, this thread's until it asks again: new pages would
+    cost time. After the floats there are a vector's more."""
+    area, table = getattr(_own, "space", (np.empty(0, np.float32), np.empty(0, np.int64)))
+    if area.size < floats + _gemm.LANES or table.size < addresses:
+        area = np.empty(max(area.size, floats + _gemm.LANES), np.float32)
+        table = np.empty(max(table.size, addresses), np.int64)
+        _own.space = area, table
+    return area, table[:addresses]
 
 
 def _sums(channels: int) -> Array:
@@ -170,7 +173,7 @@ def _images(rows: Array, shape: tuple[int, ...]) -> Array:
 
 @dataclass(frozen=True)
 class _Geometry:
-    """The sizes of a convolution, and how its patches are laid out."""
+    """The sizes of a convolution, and how the work on it is cut."""
 
     n: int
     size: Pair
@@ -179,6 +182,7 @@ class _Geometry:
     stride: Pair
     pad: Pads
     dilation: Pair
+    filters: int
 
     @property
     def out(self) -> Pair:
@@ -186,38 +190,94 @@ class _Geometry:
 
     @property
     def depth(self) -> int:
-        """R·S·C: the length of a row of cols."""
+        """R·S·C: the length of a patch."""
         return self.taps[0] * self.taps[1] * self.channels
 
     @property
     def pixels(self) -> int:
-        """P·Q: the rows of cols that an image has."""
+        """P·Q: the patches that an image has."""
         return prod(self.out)
 
     @property
-    def direct(self) -> bool:
-        """Whether cols is x itself: taps of one pixel each, or one patch that is the image."""
-        if any(map(any, self.pad)):
-            return False
-        whole = self.taps == self.size and self.dilation == (1, 1)
-        return whole or (self.taps == (1, 1) and self.stride == (1, 1))
+    def work(self) -> int:
+        return self.n * self.pixels * self.depth * (1 + self.filters // _PRODUCTS)
 
-    def arguments(self) -> tuple[int, ...]:
-        """What the loops are passed after the range of lines."""
+    def numbers(self) -> tuple[int, ...]:
+        """As the loops take them."""
         (top, _), (left, _) = self.pad
         return (*self.size, self.channels, *self.out, *self.taps, *self.stride, top, left,
                 *self.dilation)  # fmt: skip
 
-    def pieces(self, first: int, last: int, rows: int) -> list[tuple[int, int]]:
-        """The lines (n,p) of images first .. last in pieces of about so many rows of cols."""
-        p, q = self.out
-        rows = max(rows, _PIECE // self.depth)
-        lines = (last - first) * p
-        count = max(1, round(lines * q / rows))
-        return [(first * p + a, first * p + b) for a, b in threads.split(lines, min(count, lines))]
+    def piece(self, pixels: int) -> int:
+        """How many images of so many pixels to take at a time."""
+        return max(1, min(self.n, -(-_PIECE_ROWS // max(1, pixels))))
 
-    def work(self, filters: int) -> int:
-        return self.n * self.pixels * self.depth * (1 + filters // _BLAS)
+    def how(self, whole_vectors: bool = False) -> int:
+        """Where patches are read.   whole_vectors: whether a run's last vector must be there."""
+        run = self.taps[1] * self.channels
+        if self.dilation[1] != 1 or run < _gemm.LANES:
+            return int(_gemm.LAID_OUT)
+        if any(map(any, self.pad)) or (whole_vectors and run % _gemm.LANES):
+            return int(_gemm.PADDED)
+        return int(_gemm.IN_PLACE)
+
+    def area(self, how: int) -> int:
+        """Floats of space that the patches of an image take."""
+        if how == _gemm.LAID_OUT:
+            return self.pixels * self.depth
+        if how == _gemm.IN_PLACE:
+            return 0
+        sizes = zip(
+            self.size, self.pad, self.out, self.stride, self.dilation, self.taps, strict=True
+        )
+        return self.channels * prod(
+            max(h + pad[0], (p - 1) * stride + dilation * (taps - 1) + 1)
+            for h, pad, p, stride, dilation, taps in sizes
+        )
+
+    def framed(self) -> int:
+        """Floats of an image of g with what conv2d_dgrad's phases read around it."""
+        sizes = zip(self.size, self.pad, self.out, self.stride, self.taps, strict=True)
+        return self.filters * prod(
+            -(-taps // stride) - 1 + max(p, (h - 1 + pad[0]) // stride + 1)
+            for h, pad, p, stride, taps in sizes
+        )
+
+    def phases(self) -> bool:
+        """Whether conv2d_dgrad is faster phase by phase than by col2im, by the number of products,
+        and eight for each number that col2im adds."""
+        if self.dilation != (1, 1):
+            return False
+        taps = prod(-(-t // s) for t, s in zip(self.taps, self.stride, strict=True))
+        by_phases = prod(self.size) * taps * self.filters * _whole(self.channels)
+        by_columns = self.pixels * (self.filters * _whole(self.depth) + 8 * self.depth)
+        return by_phases < by_columns
+
+
+def _whole(columns: int) -> int:
+    """Columns in whole vectors."""
+    return int(-(-columns // _gemm.LANES) * _gemm.LANES)
+
+
+def _packed(w: Array, counts: tuple[int, int, int], steps: tuple[int, ...], n: int) -> Array:
+    """w, flat, as the panels of a matrix of n columns: see gemm.pack."""
+    panels = np.empty(prod(counts) * _whole(n), np.float32)
+
+    def task(_: int, first: int, last: int) -> None:
+        _gemm.pack(w, panels, 0, *counts, *steps, n, first, last)
+
+    _share(task, _whole(n) // _gemm.LANES, 2 * panels.size)
+    return panels
+
+
+_IN_LOOPS = ("linear", "relu", "leaky_relu")  # NumPy's vectorised tanh and exp do the others
+
+
+def _ending(k: int, bias: Array | None, act: str, slope: float) -> tuple[Array, int, int, float]:
+    """What the loops take of bias and activation: (bias, whether there is any, act, slope)."""
+    code = _loops.ACTS[act] if act in _IN_LOOPS else _loops.LINEAR
+    b = np.zeros(k, np.float32) if bias is None else _dense(bias)
+    return b, int(bias is not None or code != _loops.LINEAR), code, slope
 
 
 def _filters(w: Array) -> Array:
@@ -228,60 +288,88 @@ def _filters(w: Array) -> Array:
     return _transposed(_dense(w), k, c, r * s).reshape(k, -1)
 
 
-def conv2d(x: Array, w: Array, stride: Pair, pad: Pads, dilation: Pair, groups: int) -> Array:
-    if groups != 1 or not _fast(x, w):
-        return plain.conv2d(x, w, stride, pad, dilation, groups)
+def _columns(b: Array) -> tuple[Array, int, int]:
+    """b (depth,n) as the loops read it: flat, and two numbers, see gemm._product."""
+    depth, n = b.shape
+    if n % _gemm.LANES == 0 and b.flags.c_contiguous:
+        return _dense(b).reshape(-1), 1, n
+    flat = b if b.flags.c_contiguous else b.T
+    if not flat.flags.c_contiguous:
+        flat = b = np.ascontiguousarray(b)
+    steps = (0, 0, *(stride // b.itemsize for stride in b.strides))
+    return _packed(_dense(flat).reshape(-1), (1, 1, depth), steps, n), depth, int(_gemm.LANES)
+
+
+def conv2d(
+    x: Array, w: Array, stride: Pair, pad: Pads, dilation: Pair, groups: int,
+    bias: Array | None = None, act: str = "linear", slope: float = 0.0,
+) -> Array:  # fmt: skip
+    if groups != 1 or not _fast(x, w) or not _all_float32(bias):
+        y = plain.conv2d(x, w, stride, pad, dilation, groups)
+        return bias_act(y, bias, act, slope)
     n, c, *size = x.shape
-    k, _, *taps = w.shape
-    geometry = _Geometry(n, tuple(size), c, tuple(taps), stride, pad, dilation)
-    (p, q), depth, arguments = geometry.out, geometry.depth, geometry.arguments()
-    images, filters = _channels_last(x).reshape(-1), _filters(w)
-    y = np.empty((n * p * q, k), np.float32)
+    k, _, r, s = w.shape
+    geometry = _Geometry(n, (size[0], size[1]), c, (r, s), stride, pad, dilation, k)
+    pixels, numbers, how = geometry.pixels, geometry.numbers(), geometry.how()
+    images = _channels_last(x).reshape(-1)
+    panels = _packed(_dense(w).reshape(-1), (r, s, c), (s, 1, r * s, c * r * s), k)
+    y = np.empty((n * pixels, k), np.float32)
+    ending = _ending(k, bias, act, slope)
 
     def task(_: int, first: int, last: int) -> None:
-        if geometry.direct:
-            cols = images.reshape(-1, depth)
-            rows = slice(first * p * q, last * p * q)
-            np.matmul(cols[rows], filters.T, out=y[rows])
-            return
-        pieces = geometry.pieces(first, last, _PIECE_ROWS)
-        buffer = _scratch(max(b - a for a, b in pieces) * q * depth)
-        for a, b in pieces:
-            _loops.im2col(images, buffer, a, b, *arguments)
-            cols = buffer[: (b - a) * q * depth].reshape(-1, depth)
-            np.matmul(cols, filters.T, out=y[a * q : b * q])
+        piece = geometry.piece(pixels)
+        space = _space(piece * geometry.area(how), 2 * (piece * pixels + _gemm.ROWS))
+        _gemm.conv2d(images, panels, y, *ending, how, piece, first, last, *space, numbers)
+        _finish(y[first * pixels : last * pixels], act)
 
-    _share(task, n, geometry.work(k))
-    return _images(y, (n, k, p, q))
+    _share(task, n, geometry.work)
+    return _images(y, (n, k, *geometry.out))
 
 
 def conv2d_dgrad(
-    g: Array, w: Array, size: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int
-) -> Array:
-    if groups != 1 or not _fast(g, w):
-        return plain.conv2d_dgrad(g, w, size, stride, pad, dilation, groups)
-    n, k, p, q = g.shape
-    _, c, *taps = w.shape
-    geometry = _Geometry(n, size, c, tuple(taps), stride, pad, dilation)
-    depth, arguments = geometry.depth, geometry.arguments()
-    g_rows, filters = _rows(g), _filters(w)
-    gx = np.empty(n * size[0] * size[1] * c, np.float32)
-    image = gx.size // n
+    g: Array, w: Array, size: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int,
+    bias: Array | None = None, act: str = "linear", slope: float = 0.0,
+) -> Array:  # fmt: skip
+    if groups != 1 or not _fast(g, w) or not _all_float32(bias):
+        gx = plain.conv2d_dgrad(g, w, size, stride, pad, dilation, groups)
+        return bias_act(gx, bias, act, slope)
+    n, k = g.shape[:2]
+    _, c, r, s = w.shape
+    geometry = _Geometry(n, size, c, (r, s), stride, pad, dilation, k)
+    numbers, image, pixels = geometry.numbers(), prod(size), geometry.pixels
+    flat = _rows(g).reshape(-1)
+    gx = np.empty((n * image, c), np.float32)
+    ending = _ending(c, bias, act, slope)
+    if geometry.phases():
+        panels = np.empty(r * s * k * _whole(c), np.float32)
+        _gemm.pack_phases(_dense(w).reshape(-1), panels, numbers, k)
+
+        def shard(first: int, last: int) -> None:
+            piece = geometry.piece(image)
+            space = _space(piece * geometry.framed(), 2 * (piece * image + _gemm.ROWS))
+            _gemm.conv2d_dgrad(flat, panels, gx, *ending, piece, first, last, *space, numbers, k)
+    else:
+        b = _columns(_filters(w))
+        # With a patch that is the image, or of one pixel each, cols is gx.
+        direct = (
+            not any(map(any, pad))
+            and dilation == (1, 1)
+            and (size == (r, s) or ((r, s) == (1, 1) and stride == (1, 1)))
+        )
+
+        def shard(first: int, last: int) -> None:
+            piece = geometry.piece(pixels)
+            area = 0 if direct else piece * pixels * geometry.depth
+            space = _space(area, 2 * (piece * pixels + _gemm.ROWS))
+            _gemm.conv2d_dgrad_columns(
+                flat, *b, gx, *ending, direct, piece, first, last, *space, numbers, k
+            )
 
     def task(_: int, first: int, last: int) -> None:
-        if geometry.direct:
-            rows = slice(first * p * q, last * p * q)
-            np.matmul(g_rows[rows], filters, out=gx.reshape(-1, depth)[rows])
-            return
-        gx[first * image : last * image] = 0
-        pieces = geometry.pieces(first, last, _PIECE_ROWS)
-        buffer = _scratch(max(b - a for a, b in pieces) * q * depth)
-        for a, b in pieces:
-            cols = buffer[: (b - a) * q * depth]
-            np.matmul(g_rows[a * q : b * q], filters, out=cols.reshape(-1, depth))
-            _loops.col2im(cols, gx, a, b, *arguments)
+        shard(first, last)
+        _finish(gx[first * image : last * image], act)
 
-    _share(task, n, geometry.work(k))
+    _share(task, n, geometry.work)
     return _images(gx, (n, c, *size))
 
 
@@ -291,49 +379,56 @@ def conv2d_wgrad(
     if groups != 1 or not _fast(x, g):
         return plain.conv2d_wgrad(x, g, taps, stride, pad, dilation, groups)
     n, c, *size = x.shape
-    k, p, q = g.shape[1:]
-    geometry = _Geometry(n, tuple(size), c, taps, stride, pad, dilation)
-    depth, arguments = geometry.depth, geometry.arguments()
-    images, g_rows = _channels_last(x).reshape(-1), _rows(g)
-    work = geometry.work(k)
-    sums = np.empty((_shards(n, work), k, depth), np.float32)
+    k = g.shape[1]
+    geometry = _Geometry(n, (size[0], size[1]), c, taps, stride, pad, dilation, k)
+    pixels, numbers, how = geometry.pixels, geometry.numbers(), geometry.how(whole_vectors=True)
+    images, flat = _channels_last(x).reshape(-1), _rows(g).reshape(-1)
+    runs = 1 if how == _gemm.LAID_OUT else taps[0]
+    length = geometry.depth // runs
+    sums = np.empty((_shards(n, geometry.work), k * runs * _whole(length)), np.float32)
 
     def task(shard: int, first: int, last: int) -> None:
-        if geometry.direct:
-            cols = images.reshape(-1, depth)
-            rows = slice(first * p * q, last * p * q)
-            np.matmul(g_rows[rows].T, cols[rows], out=sums[shard])
-            return
-        pieces = geometry.pieces(first, last, 2 * _PIECE_ROWS)  # fewer, as each adds to the sum
-        buffer = _scratch(max(b - a for a, b in pieces) * q * depth)
-        for a, b in pieces:
-            _loops.im2col(images, buffer, a, b, *arguments)
-            cols = buffer[: (b - a) * q * depth].reshape(-1, depth)
-            g_piece = g_rows[a * q : b * q].T
-            if (a, b) == pieces[0]:
-                np.matmul(g_piece, cols, out=sums[shard])
-            else:
-                sums[shard] += g_piece @ cols
+        piece = geometry.piece(pixels)
+        space = _space(piece * geometry.area(how), piece * pixels)
+        _gemm.conv2d_wgrad(images, flat, sums[shard], how, piece, first, last, *space, numbers, k)
 
-    _share(task, n, work)
-    return _transposed(sums, k, taps[0] * taps[1], c).reshape(k, c, *taps)
+    parts = _share(task, n, geometry.work)
+    gw = np.empty((k, c, *taps), np.float32)
+
+    def add(_: int, first: int, last: int) -> None:
+        _gemm.add_sums(sums.reshape(-1), gw.reshape(-1), parts, k, runs, length, c, first, last)
+
+    _share(add, k, 2 * sums.size)
+    return gw
 
 
-def matmul(x: Array, b: Array) -> Array:
-    """x @ b, the rows or the columns of the result shared among the threads."""
-    if x.ndim != 2 or b.ndim != 2 or x.dtype != b.dtype:
+def matmul(
+    x: Array, b: Array, bias: Array | None = None, act: str = "linear", slope: float = 0.0
+) -> Array:
+    """act(x @ b + bias), the rows or the columns of the result shared among the threads."""
+    if x.ndim != 2 or b.ndim != 2 or not _fast(x, b) or not _all_float32(bias):
         with threads.one_blas_thread():
-            return x @ b
-    m, n = len(x), b.shape[1]
-    y = np.empty((m, n), x.dtype)
+            return bias_act(x @ b, bias, act, slope)
+    (m, depth), n = x.shape, b.shape[1]
+    y = np.empty((m, n), np.float32)
+    ending = _ending(n, bias, act, slope)
+    work = m * n * depth // _PRODUCTS
+    if x.T.flags.c_contiguous and not x.flags.c_contiguous and n % _gemm.LANES == 0:
+        a, right = _dense(x.T).reshape(-1), _dense(b).reshape(-1)
+
+        def outer(_: int, first: int, last: int) -> None:
+            _gemm.matmul_outer(a, m, right, y, first, last, _space(0, depth)[1])
+
+        _share(outer, m, work)
+        return bias_act(y, bias, act, slope)
+    left, right = _dense(x).reshape(-1), _columns(b)
 
     def rows(_: int, first: int, last: int) -> None:
-        np.matmul(x[first:last], b, out=y[first:last])
+        table = _space(0, 2 * (last - first + _gemm.ROWS))[1]
+        _gemm.matmul(left, depth, *right, y, *ending, first, last, 0, n, table)
+        _finish(y[first:last], act)
 
-    def columns(_: int, first: int, last: int) -> None:
-        np.matmul(x, b[:, first:last], out=y[:, first:last])
-
-    _share(rows if m >= n else columns, max(m, n), m * n * x.shape[1] // _BLAS)
+    _share(rows, m, work)
     return y
 
 

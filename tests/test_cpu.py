@@ -23,7 +23,6 @@ EPS = np.finfo(np.float32).eps
 def small_shards(monkeypatch):
     """Share even small arrays among the threads, in pieces of a few lines."""
     monkeypatch.setattr(cpu, "_LEAST", 1)
-    monkeypatch.setattr(cpu, "_PIECE", 1)
     monkeypatch.setattr(cpu, "_PIECE_ROWS", 40)
     yield
     threads.set_count(None)
@@ -99,7 +98,6 @@ def test_a_filter_as_large_as_the_image(size):
 def test_large_pieces_are_what_small_pieces_are(monkeypatch):
     case = ((6, 8, 16, 16), (12, 8, 4, 4), (2, 2), ((1, 1), (1, 1)), (1, 1), 1)
     threads.set_count(2)
-    monkeypatch.setattr(cpu, "_PIECE", 1 << 18)
     check_convolution(case, 0, channels_last)
 
 
