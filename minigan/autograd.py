@@ -15,9 +15,10 @@ What an operation is, and how it is given its vjps, is in primitive.py.
 from __future__ import annotations
 
 import itertools
-import threading
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,14 +27,14 @@ from minigan import kernels
 from minigan.array import Array, to_numpy, xp_of
 
 _count = itertools.count()
+_new = object.__new__
+_order = operator.attrgetter("order")
 
 
-class State(threading.local):
-    recording = True
-    observer: Callable[[str, Array], None] | None = None
-
-
-state = State()
+# Of each thread its own.
+_recording: ContextVar[bool] = ContextVar("recording", default=True)
+_observer: ContextVar[Callable[[str, Array], None] | None] = ContextVar("observer", default=None)
+is_recording, observer = _recording.get, _observer.get
 
 
 class Node:
@@ -44,25 +45,21 @@ class Node:
     parent's is below its child's, which makes sorting by it a topological order.
     """
 
-    __slots__ = ("attrs", "dtypes", "grad", "kept", "op", "order", "parents", "saved", "shapes")
+    __slots__ = ("attrs", "grad", "kept", "op", "order", "parents", "plan")
 
     def __init__(
         self,
         op: Any = None,
-        parents: Sequence[Node | None] = (),  # of each argument; None for constants
-        shapes: Sequence[Any] = (),  # of the arguments that have a parent, and their dtypes
-        dtypes: Sequence[Any] = (),
-        kept: Sequence[Any] = (),  # the arguments that a vjp will ask for, else None
-        saved: Any = None,  # y, if a vjp will ask for it; of fused ops, what fast_forward saved
-        attrs: dict[str, Any] | None = None,
+        plan: Any = None,  # of op: what it keeps, and whose vjps it runs
+        parents: Sequence[Node] = (),  # of the arguments that a gradient flows to
+        kept: Sequence[Any] = (),  # [*arguments, saved, y], as far as vjps ask for them
+        attrs: Any = None,
     ) -> None:
         self.op = op
+        self.plan = plan
         self.parents = parents
-        self.shapes = shapes
-        self.dtypes = dtypes
         self.kept = kept
-        self.saved = saved
-        self.attrs = attrs or {}
+        self.attrs = attrs
         self.grad: Tensor | None = None  # of leaves, filled by Tensor.backward
         self.order = next(_count)
 
@@ -96,7 +93,7 @@ class Tensor:
     @staticmethod
     def wrap(data: Array, node: Node | None = None) -> Tensor:
         """A Tensor on `data` as it is, recorded by `node`."""
-        t = Tensor.__new__(Tensor)
+        t: Tensor = _new(Tensor)
         t.data = np.asarray(data) if isinstance(data, np.generic) else data
         t._leaf = None
         t.node = node
@@ -236,13 +233,19 @@ def array_of(x: Any) -> Any:
     return x.data if isinstance(x, Tensor) else x
 
 
-@contextmanager
-def recording(value: bool) -> Iterator[None]:
-    previous, state.recording = state.recording, value
-    try:
-        yield
-    finally:
-        state.recording = previous
+class recording:
+    """Context manager: what runs inside is recorded, or is not."""
+
+    __slots__ = ("token", "value")
+
+    def __init__(self, value: bool) -> None:
+        self.value = value
+
+    def __enter__(self) -> None:
+        self.token = _recording.set(self.value)
+
+    def __exit__(self, *_: object) -> None:
+        _recording.reset(self.token)
 
 
 def no_grad() -> Any:
@@ -251,13 +254,13 @@ def no_grad() -> Any:
 
 
 @contextmanager
-def observe(observer: Callable[[str, Array], None]) -> Iterator[None]:
-    """Context manager: call observer(op name, result array) after every op, vjps' ops included."""
-    previous, state.observer = state.observer, observer
+def observe(call: Callable[[str, Array], None]) -> Iterator[None]:
+    """Context manager: call(op name, result array) after every op, vjps' ops included."""
+    token = _observer.set(call)
     try:
         yield
     finally:
-        state.observer = previous
+        _observer.reset(token)
 
 
 def sum_to(g: Any, shape: tuple[int, ...]) -> Any:
@@ -294,15 +297,15 @@ def grad(
     return grads[0] if isinstance(xs, Tensor) else grads
 
 
-def _reachable(root: Node, first: int) -> set[Node]:
-    """The nodes that root came from, of order `first` or above."""
-    seen, stack = {root}, [root]
-    while stack:
-        for parent in stack.pop().parents:
-            if parent is not None and parent.order >= first and parent not in seen:
+def _reachable(root: Node, first: int) -> list[Node]:
+    """The nodes that root came from, itself included, of order `first` or above."""
+    found, seen = [root], {root}
+    for node in found:
+        for parent in node.parents:
+            if parent not in seen and parent.order >= first:
                 seen.add(parent)
-                stack.append(parent)
-    return seen
+                found.append(parent)
+    return found
 
 
 def backpropagate(
@@ -322,37 +325,47 @@ def backpropagate(
         raise ValueError(f"grad: g has shape {g.shape}, y has {y.shape}")
 
     wanted = set(targets)
-    path: set[Node | None] = set()
-    by_order = sorted(_reachable(y.node, min(t.order for t in targets)), key=lambda n: n.order)
-    for node in by_order:
-        if node in wanted or not path.isdisjoint(node.parents):
+    path: set[Node] = set()
+    to_visit = []  # the nodes of the path that are no dead end, in order
+    reachable = _reachable(y.node, min(t.order for t in targets))
+    reachable.sort(key=_order)
+    for node in reachable:
+        if not path.isdisjoint(node.parents):
+            path.add(node)
+            to_visit.append(node)
+        elif node in wanted:
             path.add(node)
 
     table: dict[Node, Any] = {y.node: g}
     owned: set[Node] = set()  # whose entry is a buffer that this walk allocated
     with recording(create_graph):
-        for node in reversed(by_order):
-            if node not in path or node.op is None:
-                continue
+        for node in reversed(to_visit):
             g = table.get(node) if node in wanted else table.pop(node, None)
-            into = [i for i, p in enumerate(node.parents) if p in path]
-            if g is None or not into:
+            if g is None:
                 continue
-            for i, gx in zip(into, node.op.pull(node, g, into, create_graph), strict=True):
+            parents, positions = node.parents, node.plan.positions
+            into: Sequence[int] = node.plan.each
+            if not path.issuperset(parents):
+                into = [k for k in into if parents[k] in path]
+            grads = node.op.pull(node, g, into, create_graph)
+            for k in into:
+                gx = grads[k]
                 if gx is None:
                     continue
-                gx = sum_to(gx, node.shapes[i])
-                if gx.dtype != node.dtypes[i]:
-                    gx = gx.astype(node.dtypes[i])
-                parent = node.parents[i]
-                assert parent is not None
-                if parent not in table:
+                array, x = gx.data if create_graph else gx, node.kept[positions[k]]
+                if array.shape != x.shape:
+                    gx = sum_to(gx, x.shape)
+                if array.dtype != x.dtype:
+                    gx = gx.astype(x.dtype)
+                parent = parents[k]
+                before = table.get(parent)
+                if before is None:
                     table[parent] = gx
                 elif create_graph:
-                    table[parent] = table[parent] + gx
+                    table[parent] = before + gx
                 else:
-                    mine = table[parent] if parent in owned else None
-                    table[parent] = kernels.add(table[parent], gx, out=mine)
-                    if not isinstance(table[parent], np.generic):  # NumPy's sum of two scalars
+                    total = kernels.add(before, gx, out=before if parent in owned else None)
+                    table[parent] = total
+                    if not isinstance(total, np.generic):  # NumPy's sum of two scalars
                         owned.add(parent)
     return {t: table[t] for t in wanted if t in table}

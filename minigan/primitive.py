@@ -21,27 +21,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from minigan.array import Array
-from minigan.autograd import Node, Tensor, array_of, backpropagate, recording, state
-
-RESERVED = {"g", "y", "saved", "shape", "position"}  # what a vjp can name beside its op's own
-
-
-class _Rule:
-    """A vjp and the names of what it wants after g."""
-
-    def __init__(self, op: Primitive, argument: str, function: Callable[..., Any]) -> None:
-        self.function = function
-        self.names = list(inspect.signature(function).parameters)
-        known = {*RESERVED, *op.arguments, *op.attributes} - {"g"}
-        if self.names[:1] != ["g"] or not known.issuperset(self.names[1:]):
-            raise TypeError(f"{op.name}: the vjp of {argument} must take g, then any of {known}")
-        self.names = self.names[1:]
-        self.keeps = {op.arguments.index(n) for n in self.names if n in op.arguments}
-        self.keeps_y = "y" in self.names
+from minigan.autograd import Node, Tensor, backpropagate, is_recording, observer, recording
+from minigan.rules import RESERVED, Plan, Rule
 
 
 class Primitive:
     """An operation: a function of arrays, and a vjp for each of them."""
+
+    keeps_all = False  # whether nodes keep all arguments, or those that a vjp names
+    _result = -1  # where in a node's `kept` that is which fast_vjp is passed: y
 
     def __init__(self, forward: Callable[..., Array]) -> None:
         self.forward = forward
@@ -56,11 +44,13 @@ class Primitive:
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         if reserved := RESERVED & {*self.arguments, *self.attributes}:
             raise TypeError(f"{self.name}: {reserved} are names for its vjps, not for arguments")
-        self.rules: dict[str, _Rule | None] = {}
+        self.rules: dict[str, Rule | None] = {}
         self._constants: list[int] = []
-        self._plans: dict[tuple[bool, ...], tuple[set[int], bool]] = {}
+        self._plans: dict[Any, Plan] = {}
+        self._forward: Callable[..., tuple[Array, Any]] | None = None  # of fused ops
         self._fast_vjp: Callable[..., Sequence[Any]] | None = None
         self._fast_vjp_takes_wanted = False
+        self._fast_vjp_arrays = 0
 
     def __repr__(self) -> str:
         return f"<op {self.name}{self.__signature__}>"
@@ -72,7 +62,8 @@ class Primitive:
             for argument in arguments:
                 if argument not in self.arguments:
                     raise TypeError(f"{self.name} has no argument {argument}")
-                self.rules[argument] = _Rule(self, argument, function)
+                what = f"{self.name}: the vjp of {argument}"
+                self.rules[argument] = Rule(what, function, self.arguments, self.attributes)
             self._plans.clear()
             return function
 
@@ -82,11 +73,14 @@ class Primitive:
         """Decorator: all gradients at once, on arrays; taken instead of the vjps where it can be.
 
         (g, y, *arrays, **attrs) -> one gradient an argument, None where there is none.   y: None if
-        no vjp names it.   arrays: as kept: those that a vjp names, None for others.   If it takes
-        `wanted`, the positions of the arguments whose gradient is asked for, it may leave others.
+        no vjp names it.   arrays: as kept: those that a vjp names, None for others; to be left out
+        where no vjp names any.   If it takes `wanted`, the positions of the arguments whose
+        gradient is asked for, it may leave others.
         """
+        parameters = inspect.signature(function).parameters.values()
         self._fast_vjp = function
-        self._fast_vjp_takes_wanted = "wanted" in inspect.signature(function).parameters
+        self._fast_vjp_takes_wanted = "wanted" in [p.name for p in parameters]
+        self._fast_vjp_arrays = sum(p.kind is not p.KEYWORD_ONLY for p in parameters) - 2
         return function
 
     def constant(self, *arguments: str) -> None:
@@ -97,37 +91,85 @@ class Primitive:
     def __call__(self, *args: Any, **attrs: Any) -> Any:
         if attrs and not self.variadic and not self.attributes.keys() >= attrs.keys():
             args, attrs = self._bind(args, attrs)
-        arrays, parents, any_tensor = [], [], False
+        arrays: list[Any] = []
+        nodes: list[Node | None] = []
+        any_tensor = False
         for a in args:
             if isinstance(a, Tensor):
                 any_tensor = True
                 arrays.append(a.data)
-                parents.append(a.node)
+                nodes.append(a.node)
             else:
                 arrays.append(a)
-                parents.append(None)
-        y, saved = self.run(arrays, attrs)
-        if state.observer is not None:
-            state.observer(self.name, y)
+                nodes.append(None)
+        if self._forward is None:
+            y, saved = self.forward(*arrays, **attrs), None
+        else:
+            y, saved = self._forward(*arrays, **{**self.attributes, **attrs})
+        if (call := observer()) is not None:
+            call(self.name, y)
         if not any_tensor:
             return y
-        if not state.recording:
-            return Tensor.wrap(y)
-        return Tensor.wrap(y, self._record(parents, arrays, attrs, y, saved))
+        return Tensor.wrap(
+            y, self.record(nodes, arrays, attrs, y, saved) if is_recording() else None
+        )
 
-    def run(self, arrays: list[Any], attrs: dict[str, Any]) -> tuple[Array, Any]:
-        """(y, what the node should save beside it), on arrays."""
-        return self.forward(*arrays, **attrs), None
+    def record(
+        self, nodes: list[Node | None], arrays: list[Any], attrs: Any, y: Array, saved: Any
+    ) -> Node | None:
+        """The node of y; None if it is a constant. Both lists become the node's own."""
+        for i in self._constants:
+            if i < len(nodes):
+                nodes[i] = None
+        everywhere = None not in nodes
+        mask = len(nodes) if everywhere else tuple([n is not None for n in nodes])
+        plan = self._plans.get(mask)
+        if plan is None:
+            plan = self._plans[mask] = self._plan([n is not None for n in nodes])
+        if not plan.positions or y.dtype.kind != "f":  # integers are constants
+            return None
+        parents: Any = nodes if everywhere else [n for n in nodes if n is not None]
+        return Node(self, plan, parents, plan.keep(arrays, saved, y), attrs)
 
-    def pull(self, node: Node, g: Any, wanted: list[int], create_graph: bool) -> list[Any]:
-        """The gradients by the arguments at `wanted`, from g = dL/dy; None stands for zeros."""
-        if self._fast_vjp is not None and not create_graph:
+    def _plan(self, mask: list[bool]) -> Plan:
+        """For gradients that flow to the arguments where mask is true."""
+        names = [self.argument(i) for i in range(len(mask))]
+        positions = [i for i, needed in enumerate(mask) if needed]
+        rules = [self.rules.get(names[i]) for i in positions]
+        return Plan(names, positions, rules, self.keeps_all)
+
+    def pull(self, node: Node, g: Any, wanted: Sequence[int], create_graph: bool) -> list[Any]:
+        """The gradient by each of node.parents, from g = dL/dy, if its index is in wanted.
+
+        None stands for zeros, and for what is not wanted.
+        """
+        plan, kept = node.plan, node.kept
+        if create_graph:
+            kept = plan.as_tensors(node)
+        elif self._fast_vjp is not None:
             options = {**self.attributes, **node.attrs}
             if self._fast_vjp_takes_wanted:
-                options["wanted"] = wanted
-            grads = self._fast_vjp(g, node.saved, *node.kept, **options)
-            return [grads[i] for i in wanted]
-        return [self._apply(node, i, g, create_graph) for i in wanted]
+                options["wanted"] = [plan.positions[k] for k in wanted]
+            grads = self._fast_vjp(g, kept[self._result], *kept[: self._fast_vjp_arrays], **options)
+            return [grads[i] for i in plan.positions]
+        grads = [None] * len(node.parents)
+        for k in wanted:
+            rule = plan.rules[k]
+            if rule is not None and rule.take is not None:
+                grads[k] = rule.function(g, *rule.take(kept))
+            else:
+                grads[k] = self._pull_by_name(rule, node, k, g, kept)
+        return grads
+
+    def _pull_by_name(self, rule: Rule | None, node: Node, k: int, g: Any, kept: Any) -> Any:
+        """The same for one k, by a rule that names what is not in kept."""
+        i = node.plan.positions[k]
+        if rule is None:
+            name = self.argument(i)
+            raise NotImplementedError(f"{self.name} has no vjp for its argument {name!r}")
+        values = {**self.attributes, **node.attrs, **dict(zip(self.arguments, kept, strict=False))}
+        values |= {"shape": kept[i].shape, "position": i, "saved": kept[-2], "y": kept[-1]}
+        return rule.function(g, *map(values.__getitem__, rule.names))
 
     def _bind(self, args: Any, attrs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Move array arguments that were passed by keyword to their positions."""
@@ -138,61 +180,9 @@ class Primitive:
         bound.apply_defaults()
         return bound.args, {k: v for k, v in bound.kwargs.items() if k in attrs}
 
-    def _argument(self, i: int) -> str:
+    def argument(self, i: int) -> str:
+        """The name of the i-th."""
         return self.arguments[min(i, len(self.arguments) - 1)]
-
-    def _plan(self, mask: tuple[bool, ...]) -> tuple[set[int], bool]:
-        """(positions to keep, whether to keep y) if gradients are needed where `mask` is true."""
-        rules = [self.rules.get(self._argument(i)) for i, needed in enumerate(mask) if needed]
-        keeps: set[int] = set().union(*(r.keeps for r in rules if r))
-        return keeps, any(r.keeps_y for r in rules if r)
-
-    def _record(
-        self, parents: list[Node | None], arrays: list[Any], attrs: Any, y: Array, saved: Any
-    ) -> Node | None:
-        for i in self._constants:
-            if i < len(parents):
-                parents[i] = None
-        mask = tuple([p is not None for p in parents])
-        if True not in mask or y.dtype.kind != "f":  # integers are constants
-            return None
-        plan = self._plans.get(mask)
-        if plan is None:
-            plan = self._plans[mask] = self._plan(mask)
-        keeps, keeps_y = plan
-        shapes = [a.shape if needed else None for a, needed in zip(arrays, mask, strict=True)]
-        dtypes = [a.dtype if needed else None for a, needed in zip(arrays, mask, strict=True)]
-        kept = [a if i in keeps else None for i, a in enumerate(arrays)] if keeps else ()
-        return Node(self, parents, shapes, dtypes, kept, y if keeps_y else saved, attrs)
-
-    def _output(self, node: Node) -> Array:
-        """y, if a vjp names it."""
-        return node.saved
-
-    def _apply(self, node: Node, i: int, g: Any, create_graph: bool) -> Any:
-        argument = self._argument(i)
-        rule = self.rules.get(argument)
-        if rule is None:
-            raise NotImplementedError(f"{self.name} has no vjp for its argument {argument!r}")
-        values: list[Any] = []
-        for name in rule.names:
-            if name == "shape":
-                values.append(node.shapes[i])
-            elif name == "position":
-                values.append(i)
-            elif name == "y":
-                y = self._output(node)
-                values.append(Tensor.wrap(y, node) if create_graph else y)
-            elif name == "saved":
-                values.append(node.saved)
-            elif name in self.attributes:
-                values.append(node.attrs.get(name, self.attributes[name]))
-            else:
-                j = self.arguments.index(name)
-                parent = node.parents[j]
-                wrap = create_graph and parent is not None
-                values.append(Tensor.wrap(node.kept[j], parent) if wrap else node.kept[j])
-        return rule.function(g, *values)
 
 
 class Fused(Primitive):
@@ -202,37 +192,26 @@ class Fused(Primitive):
     fast_vjp(g, saved, *arrays, **attrs) -> one gradient an argument, given all arrays
 
     `grad(create_graph=True)` replays the composite on the saved arguments and differentiates that,
-    unless the op has vjps. They may name `saved` too, whose first is y where one of them names y.
+    unless the op has vjps. They may name `saved` too.
     """
 
-    _forward: Callable[..., tuple[Array, Any]] | None = None
+    keeps_all = True
+    _result = -2  # saved
 
     def fast_forward(self, function: Callable[..., tuple[Array, Any]]) -> Callable[..., Any]:
         self._forward = function
         return function
 
-    def run(self, arrays: list[Any], attrs: dict[str, Any]) -> tuple[Array, Any]:
-        if self._forward is None:
-            return self.forward(*arrays, **attrs), None
-        return self._forward(*arrays, **{**self.attributes, **attrs})
-
-    def _plan(self, mask: tuple[bool, ...]) -> tuple[set[int], bool]:
-        return set(range(len(mask))), False
-
-    def _output(self, node: Node) -> Array:
-        return node.saved[0]
-
-    def pull(self, node: Node, g: Any, wanted: list[int], create_graph: bool) -> list[Any]:
+    def pull(self, node: Node, g: Any, wanted: Sequence[int], create_graph: bool) -> list[Any]:
         if self.rules or (self._fast_vjp is not None and not create_graph):
             return super().pull(node, g, wanted, create_graph)
+        inputs, targets = [*node.kept[:-2]], []
         with recording(True):
-            inputs = [
-                a if p is None else _identity(Tensor.wrap(a, p))
-                for a, p in zip(node.kept, node.parents, strict=True)
-            ]
+            for i, parent in zip(node.plan.positions, node.parents, strict=True):
+                inputs[i] = _identity(Tensor.wrap(inputs[i], parent))
+                targets.append(inputs[i].node)
             y = self.forward(*inputs, **node.attrs)
-        targets = [inputs[i].node for i in wanted]
-        table = backpropagate(y, targets, g, create_graph)
+        table = backpropagate(y, [targets[k] for k in wanted], g, create_graph)
         return [table.get(t) for t in targets]
 
 
@@ -256,21 +235,19 @@ def computed_at_once(
     Recorded as the two, so no vjp of theirs may name what lies between: it is never there.
     """
     arguments = [*xs, *more]
-    y = compute(*map(array_of, arguments))
-    if state.observer is not None:
-        state.observer(first.name, y)
-        state.observer(second.name, y)
+    arrays = [a.data if isinstance(a, Tensor) else a for a in arguments]
+    nodes = [a.node if isinstance(a, Tensor) else None for a in arguments]
+    y = compute(*arrays)
+    if (call := observer()) is not None:
+        call(first.name, y)
+        call(second.name, y)
     if not any(isinstance(a, Tensor) for a in arguments):
         return y
-    if not state.recording:
+    if not is_recording():
         return Tensor.wrap(y)
-    between = Tensor.wrap(y, first._record(*_parts(xs), attrs, y, None))
-    return Tensor.wrap(y, second._record(*_parts([between, *more]), options, y, None))
-
-
-def _parts(xs: Sequence[Any]) -> tuple[list[Node | None], list[Any]]:
-    """(nodes, arrays) of arguments."""
-    return [x.node if isinstance(x, Tensor) else None for x in xs], [array_of(x) for x in xs]
+    n = len(xs)
+    between = first.record(nodes[:n], arrays[:n], attrs, y, None)
+    return Tensor.wrap(y, second.record([between, *nodes[n:]], [y, *arrays[n:]], options, y, None))
 
 
 @primitive

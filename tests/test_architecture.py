@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     ["array", "files", "system"],
     ["autograd", "kernels"],
+    ["rules"],
     ["primitive"],
     ["ops"],
     ["nn", "optim", "losses", "schedules"],

@@ -1,0 +1,87 @@
+"""The rules by which an op is differentiated, and what its nodes keep for them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from operator import itemgetter
+from typing import Any
+
+from minigan.autograd import Node, Tensor
+
+RESERVED = {"g", "y", "saved", "shape", "position"}  # what a vjp can name beside its op's own
+
+
+class Rule:
+    """A vjp, and what it wants after g.
+
+    take: a function that finds it in a node's `kept`; None if some of it is elsewhere.
+    """
+
+    def __init__(
+        self, what: str, function: Callable[..., Any], arguments: list[str], others: Collection[str]
+    ) -> None:
+        known = {*RESERVED, *arguments, *others} - {"g"}
+        first, *self.names = [*inspect.signature(function).parameters] or [""]
+        if first != "g" or not known.issuperset(self.names):
+            raise TypeError(f"{what} must take g, then any of {known}")
+        self.function = function
+        places = {**{name: i for i, name in enumerate(arguments)}, "saved": -2, "y": -1}
+        there = places.keys() >= set(self.names)
+        self.take = _taker([places[name] for name in self.names]) if there else None
+
+
+def _taker(places: list[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """A function from a sequence to its elements at `places`."""
+    if len(places) == 1:  # itemgetter gives one element by itself, but a slice in a sequence
+        return itemgetter(slice(places[0], places[0] + 1 or None))
+    return itemgetter(*places) if places else itemgetter(slice(0))
+
+
+class Like:
+    """What is kept of an argument that no vjp asks for."""
+
+    __slots__ = ("dtype", "shape")
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        self.shape, self.dtype = shape, dtype
+
+
+class Plan:
+    """What the nodes of an op keep if gradients flow to the arguments at `positions`.
+
+    rules: of each of these arguments, None if it has none.   each: the indices of both, and of the
+    node's parents.   keeps_all: keep all arguments, not only those that a rule names.
+    """
+
+    __slots__ = ("each", "kept", "positions", "rules", "unnamed", "unnamed_constants", "with_y")
+
+    def __init__(
+        self, names: Sequence[str], positions: list[int], rules: list[Rule | None], keeps_all: bool
+    ) -> None:
+        self.positions, self.rules, self.each = positions, rules, range(len(positions))
+        named = {name for rule in rules if rule for name in rule.names}
+        self.with_y = "y" in named
+        unnamed = [i for i, name in enumerate(names) if not keeps_all and name not in named]
+        self.unnamed = [i for i in unnamed if i in positions]
+        self.unnamed_constants = [i for i in unnamed if i not in positions]
+        self.kept = [(k, i) for k, i in enumerate(positions) if i not in unnamed]
+
+    def keep(self, arrays: list[Any], saved: Any, y: Any) -> list[Any]:
+        """[*arrays, saved, y] without what no rule names. The list `arrays` is used up."""
+        for i in self.unnamed:
+            a = arrays[i]
+            arrays[i] = Like(a.shape, a.dtype)
+        for i in self.unnamed_constants:
+            arrays[i] = None
+        arrays += saved, y if self.with_y else None
+        return arrays
+
+    def as_tensors(self, node: Node) -> list[Any]:
+        """What the node keeps, as Tensors where a gradient flows to it or to what it came from."""
+        kept, parents = [*node.kept], node.parents
+        for k, i in self.kept:
+            kept[i] = Tensor.wrap(kept[i], parents[k])
+        if self.with_y:
+            kept[-1] = Tensor.wrap(kept[-1], node)
+        return kept
