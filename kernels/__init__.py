@@ -22,11 +22,14 @@ from typing import Any
 import numpy as np
 
 from minigan.array import xp_of
-from minigan.kernels.reference import Pads, Pair, conv_out_size
+from minigan.kernels.reference import ChannelSum, Pads, Pair, aligned_starts, conv_out_size
 
 __all__ = [
+    "PARTS",
+    "ChannelSum",
     "adam",
     "add",
+    "aligned_starts",
     "average",
     "batch_norm",
     "batch_norm_backward",
@@ -43,6 +46,8 @@ __all__ = [
     "matmul",
     "pack",
     "scale",
+    "sums_later",
+    "totals",
     "use",
     "warm_up",
 ]
@@ -54,6 +59,7 @@ _host = "cpu"
 
 def backend(x: Any) -> str:
     """The name of the backend that runs kernels on the array x."""
+    x = x.g if isinstance(x, ChannelSum) else x
     return _host if xp_of(x) is np else "cuda"
 
 
@@ -118,6 +124,8 @@ def _finished(op: str, x: Any, args: tuple[Any, ...], bias: Any, act: str, slope
         return getattr(module, op)(*args)
     if backend(x) in _ON_GPU:  # in the launch that computes the product
         return getattr(module, op)(*args, module.Epilogue(bias, act, slope))
+    if backend(x) == "cpu":
+        return getattr(module, op)(*args, bias, act, slope)
     return module.bias_act(getattr(module, op)(*args), bias, act, slope)
 
 
@@ -158,11 +166,14 @@ def bias_act(x: Any, bias: Any, act: str, slope: float) -> Any:
 def bias_act_backward(
     g: Any, y: Any, act: str, slope: float, with_bias: bool = True
 ) -> tuple[Any, Any]:
-    """with_bias: whether gbias is wanted; what is returned in its place may be anything."""
+    """with_bias: whether gbias is wanted; what is returned in its place may be anything.
+
+    gbias may be a ChannelSum, for `totals` to take.
+    """
     if not with_bias and act == "linear":
         return g, None
     if backend(g) in _ON_GPU:
-        return _module(g).bias_act_backward(g, y, act, slope, with_bias)
+        return _module(g).bias_act_backward_later(g, y, act, slope, with_bias)
     return _module(g).bias_act_backward(g, y, act, slope)
 
 
@@ -217,8 +228,25 @@ def logit_figures(real: Any, fake: Any) -> Any:
     return _simple(real).logit_figures(real, fake)
 
 
-def pack(arrays: Sequence[Any], starts: Sequence[int], flat: Any) -> None:
-    _simple(flat).pack(arrays, starts, flat)
+def pack(rows: Sequence[Sequence[Any]], starts: Sequence[int], flat: Any) -> None:
+    """flat[start : start + size] = Σ of a row's arrays and ChannelSums, for each row and start."""
+    _simple(flat).pack(rows, starts, flat)
+
+
+PARTS = 4  # the most that a row of pack or totals may have
+
+
+def totals(rows: Sequence[Sequence[Any]]) -> list[Any]:
+    """Σ of each row's arrays and ChannelSums; on a GPU one launch for eight rows."""
+    return _simple(rows[0][0]).totals(rows) if rows else []
+
+
+def sums_later(a: Any) -> bool:
+    """Whether float32 gradients that meet at a parameter should wait for `totals`, where a lies.
+
+    On a GPU, where a launch costs more than the sum; in host memory each is added as it comes.
+    """
+    return backend(a) in _ON_GPU
 
 
 def average(a: Any, p: Any, blend: float) -> None:

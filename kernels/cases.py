@@ -384,7 +384,11 @@ def _others() -> list[Case]:
     key = {"key0": 1, "key1": 2, "step": 0, "first_block": 1}
     flat = {name: abs(_random(parameters)) for name in ("p", "g", "m", "v")}
     hyper = cuda.adam_hyper(1e-3, 0.9, 0.999, 1e-8, 0.0, 1)
-    blocks, starts = math.ceil(numbers / 2048), ",".join(str(4096 * i) for i in range(8))
+    blocks = math.ceil(numbers / 2048)
+    packing = {name: ",".join(values) for name, values in (
+        ("SIZES", ["4096"] * 8), ("STARTS", [str(4096 * i) for i in range(8)]), ("GAPS", "0" * 8),
+        ("COUNTS", "2" * 8), ("BATCHES", "0" * 32), ("INNERS", "0" * 32),
+    )}  # fmt: skip
     return [
         _direct(
             Kernel("col2im", tuple(asdict(z).items())), label(NETS["mnist-dcgan"][0]),
@@ -420,9 +424,9 @@ def _others() -> list[Case]:
             3.0 * parameters, extra=4 * parameters,  # a is read and written
         ),
         _direct(
-            Kernel("pack", (("SIZES", ",".join(["4096"] * 8)), ("STARTS", starts))),
-            "8 × 4096 numbers", (16, 8),
-            {**{f"a{i}": _random(4096) for i in range(8)}, "flat": _empty(8 * 4096)}, 0.0,
+            Kernel("pack", tuple(packing.items())), "8 × 2 × 4096 numbers", (16, 8),
+            {**{f"{part}{i}": _random(4096) if part < "c" else None for part in "abcd"
+                for i in range(8)}, "flat": _empty(8 * 4096)}, 8.0 * 4096,
         ),
         _direct(
             Kernel("bce_with_logits"), f"{BATCH} logits", (1,),

@@ -57,7 +57,7 @@ KERNELS = {
         ("add", "-", "y = a + b: gradients that meet"),
         ("scale", "-", "y = s · x: a saved gradient times that from above"),
         ("adam", "-", "one step of Adam on a flat buffer"),
-        ("pack", "-", "up to 8 arrays end to end into a flat one"),
+        ("pack", "-", "up to 8 sums of gradients, end to end in a flat array"),
         ("average", "-", "a += blend · (p - a): moving average of weights"),
         ("bce_with_logits", "-", "binary cross-entropy of logits, and its gradient"),
         ("logistic_d", "-", "a discriminator's cross-entropy, and its gradients"),

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from minigan.array import Array
+from minigan.kernels.flat import totals
 from minigan.kernels.launcher import launch
 from minigan.kernels.operands import (
     activation,
@@ -16,6 +17,7 @@ from minigan.kernels.operands import (
     specialised,
     workspace,
 )
+from minigan.kernels.reference import ChannelSum
 
 
 def _by_channel(x: Array) -> tuple[int, int, int, dict[str, Any]]:
@@ -41,22 +43,39 @@ def bias_act(x: Array, bias: Array | None, act: str, slope: float) -> Array:
     return y
 
 
-def bias_act_backward(
-    g: Array, y: Array, act: str, slope: float, with_bias: bool = True
-) -> tuple[Array, Array]:
+def _partial_backward(g: Array, y: Array, act: str, slope: float) -> tuple[Array, Array]:
+    """(gx, partial sums of gbias: of each slice, of each channel)"""
     g, y = float32("bias_act_backward", g=g, y=y)
     expect("bias_act_backward", "g", g, y.shape)
     c, m, slices, defines = _by_channel(y)
     gx = g if act == "linear" else empty(y, y.shape)
-    gbias = empty(y, (c,))
-    partials = workspace(y, (slices, c)) if slices > 1 else gbias
+    partials = (workspace if slices > 1 else empty)(y, (slices, c))
     defines |= activation(act, slope) | {"GX": int(gx is not g)}
     args = (g, y, None if gx is g else gx, partials, m)
     launch(specialised("bias_act_backward", **defines), (slices, c), (defines["THREADS"],), args)
-    if slices > 1 and with_bias:
-        whole = (partials, None, gbias, slices, c, c, 1)
-        launch(specialised("reduce_slices"), blocks(c), (256,), whole)
-    return gx, gbias
+    return gx, partials
+
+
+def bias_act_backward(g: Array, y: Array, act: str, slope: float) -> tuple[Array, Array]:
+    gx, partials = _partial_backward(g, y, act, slope)
+    return gx, totals([[ChannelSum(partials)]])[0] if len(partials) > 1 else partials[0]
+
+
+KEPT = 1 << 20  # elements: larger gradients should not be kept until the end for their sums alone
+
+
+def bias_act_backward_later(
+    g: Array, y: Array, act: str, slope: float, with_bias: bool
+) -> tuple[Array, Array | ChannelSum | None]:
+    """The same with a gbias for `totals`, in fewer launches. Without an activation all is left to
+    `totals`, if a block there can sum a channel."""
+    if act == "linear":
+        if not with_bias:
+            return g, None
+        if _by_channel(y)[2] == 1 and g.size <= KEPT:
+            return g, ChannelSum(g)
+    gx, partials = _partial_backward(g, y, act, slope)
+    return gx, ChannelSum(partials) if len(partials) > 1 else partials[0]
 
 
 def batch_norm(

@@ -296,12 +296,32 @@ def _flat_buffers() -> Iterator[Check]:
 
     def packed(to: Any) -> Array:
         flat = to(np.zeros(starts[-1], np.float32))
-        cuda.pack([to(a) for a in parts], starts, flat)
+        cuda.pack([[to(a)] for a in parts], starts, flat)
         return flat
 
     joined = np.concatenate([np.append(a, np.zeros(3, np.float32)) for a in parts])
     what = f"{len(parts)} arrays, bit by bit"
     yield Check("pack", what, ("pack",), packed, lambda dtype: joined.astype(dtype), floor=0.0)
+
+    sizes = (5, 300, 3, 64, 1, 9, 700, 33, 4)  # more than one launch, tails, several blocks
+    rows = [[_values(10 * i + k, n) for k in range(1 + i % 4)] for i, n in enumerate(sizes)]
+    rows[2][1:] = [_values(0, 7, 3, 5, 9), _values(1, 300, 3)]  # of biases: channels to sum
+    rows[8][:2] = [_values(2, 2, 4, 3), _values(3, 4)]
+
+    def summed(module: Any, convert: Any) -> Any:
+        return tuple(module.totals([
+            [reference.ChannelSum(convert(a)) if a.ndim > 1 else convert(a) for a in row]
+            for row in rows
+        ]))  # fmt: skip
+
+    yield Check(
+        "totals",
+        f"{len(rows)} sums of up to 4 gradients",
+        ("pack",),
+        lambda to: summed(cuda, to),
+        lambda dtype: summed(reference, lambda a: a.astype(dtype)),
+        floor=8.0,
+    )
 
     def averaged(to: Any) -> Array:
         a = to(p)

@@ -21,6 +21,7 @@ from minigan.kernels.channels import (
     batch_norm_double_backward,
     bias_act,
     bias_act_backward,
+    bias_act_backward_later,
 )
 from minigan.kernels.flat import (
     adam,
@@ -35,6 +36,7 @@ from minigan.kernels.flat import (
     philox_normal,
     philox_uniform,
     scale,
+    totals,
 )
 from minigan.kernels.launcher import Kernel, Launch, launch, launch_log, set_checks
 from minigan.kernels.operands import (
@@ -65,6 +67,7 @@ __all__ = [
     "bce_with_logits",
     "bias_act",
     "bias_act_backward",
+    "bias_act_backward_later",
     "conv2d",
     "conv2d_dgrad",
     "conv2d_wgrad",
@@ -79,6 +82,7 @@ __all__ = [
     "scale",
     "set_checks",
     "tf32",
+    "totals",
 ]
 
 _tf32 = False

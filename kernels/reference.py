@@ -16,6 +16,8 @@ others, and a transposed convolution is conv2d_dgrad.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -297,10 +299,53 @@ def logit_figures(real: Array, fake: Array) -> Array:
     return np.array(figures, real.dtype)
 
 
-def pack(arrays: Sequence[Array], starts: Sequence[int], flat: Array) -> None:
-    """flat[start : start + a.size] = a, for each array and its start."""
-    for a, start in zip(arrays, starts, strict=True):
+@dataclass(frozen=True)
+class ChannelSum:
+    """Σ g over all axes but C, to be taken later: a bias's gradient.   g (N,C,...) -> (C,)"""
+
+    g: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.g.shape[1],)
+
+    @property
+    def size(self) -> int:
+        return self.g.shape[1]
+
+    @property
+    def dtype(self) -> Any:
+        return self.g.dtype
+
+    def take(self) -> Array:
+        return self.g.sum(axis=_batch_axes(self.g))
+
+
+def total(row: Sequence[Array | ChannelSum]) -> Array:
+    """Σ of the parts of a row, which have one shape."""
+    parts = [a.take() if isinstance(a, ChannelSum) else a for a in row]
+    return sum(parts[1:], start=parts[0])
+
+
+def pack(rows: Sequence[Sequence[Array | ChannelSum]], starts: Sequence[int], flat: Array) -> None:
+    """flat[start : start + size] = total(row), for each row and its start."""
+    for row, start in zip(rows, starts, strict=True):
+        a = total(row)
         flat[start : start + a.size].reshape(a.shape)[...] = a
+
+
+def totals(rows: Sequence[Sequence[Array | ChannelSum]]) -> list[Array]:
+    """total(row) of each."""
+    return [total(row) for row in rows]
+
+
+ALIGNMENT = 128  # bytes at which arrays that lie end to end start, so that wide words can be loaded
+
+
+def aligned_starts(sizes: Sequence[int], itemsize: int) -> list[int]:
+    """Where arrays that lie end to end start, and last where they end."""
+    unit = ALIGNMENT // itemsize
+    return [0, *accumulate(-(-size // unit) * unit for size in sizes)]
 
 
 def average(a: Array, p: Array, blend: float) -> None:

@@ -338,6 +338,8 @@ def backpropagate(
 
     table: dict[Node, Any] = {y.node: g}
     owned: set[Node] = set()  # whose entry is a buffer that this walk allocated
+    later = not create_graph and kernels.sums_later(y.data)
+    rows: dict[Node, list[Any]] = {}  # of leaves, if later: what is summed at the end
     with recording(create_graph):
         for node in reversed(to_visit):
             g = table.get(node) if node in wanted else table.pop(node, None)
@@ -358,6 +360,15 @@ def backpropagate(
                 if array.dtype != x.dtype:
                     gx = gx.astype(x.dtype)
                 parent = parents[k]
+                if later and gx.dtype == np.float32:
+                    if parent.op is None:
+                        row = rows.setdefault(parent, [])
+                        if len(row) == kernels.PARTS:
+                            row[:] = kernels.totals([row])
+                        row.append(gx)
+                        continue
+                    if isinstance(gx, kernels.ChannelSum):
+                        [gx] = kernels.totals([[gx]])
                 before = table.get(parent)
                 if before is None:
                     table[parent] = gx
@@ -368,4 +379,6 @@ def backpropagate(
                     table[parent] = total
                     if not isinstance(total, np.generic):  # NumPy's sum of two scalars
                         owned.add(parent)
+    leaves = [t for t in dict.fromkeys(targets) if t in rows]
+    table.update(zip(leaves, kernels.totals([rows[t] for t in leaves]), strict=True))
     return {t: table[t] for t in wanted if t in table}

@@ -183,13 +183,13 @@ class Average:
     def update(self, net: Module, step: int) -> None:
         """Move towards the weights that `net` has after `step` updates."""
         blend = 1 - min(self.decay, (1 + step) / (10 + step))
-        mine, its = (n.parameters() for n in (self.net, net))
+        mine, its = ([p.data for p in n.parameters()] for n in (self.net, net))
         whole = laid_out(mine), laid_out(its)
         if whole[0] is not None and whole[1] is not None:
             kernels.average(*whole, blend)
         else:
-            for m, p in zip(mine, its, strict=True):
-                kernels.average(m.data, p.data, blend)
+            for a, p in zip(mine, its, strict=True):
+                kernels.average(a, p, blend)
         for (_, b), (_, its_b) in zip(self.net.named_buffers(), net.named_buffers(), strict=True):
             b.data[...] = its_b.data
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, groupby
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -29,18 +29,15 @@ Options = dict[str, Any]
 State = dict[str, Array]
 Rate = float | Callable[[int], float]  # a number, or a schedule of the optimizer's step from 0
 
-ALIGNMENT = 128  # bytes at which each parameter starts, so that kernels may load it in wide words
-
 
 def _kind(a: Array) -> tuple[Any, Any]:
     """What arrays must share to lie in one."""
     return xp_of(a), a.dtype
 
 
-def _starts(params: Sequence[Tensor]) -> list[int]:
-    """Where each of params starts in a flat array, and last the length of it."""
-    unit = ALIGNMENT // params[0].dtype.itemsize
-    return [0, *accumulate(-(-p.size // unit) * unit for p in params)]
+def _starts(arrays: Sequence[Array]) -> list[int]:
+    """Where each of them starts in a flat array, and last the length of it."""
+    return kernels.aligned_starts([a.size for a in arrays], arrays[0].dtype.itemsize)
 
 
 def lay_out(params: Sequence[Tensor]) -> None:
@@ -49,14 +46,14 @@ def lay_out(params: Sequence[Tensor]) -> None:
         _Flat(list(range(len(params))), list(params), {}, ())
 
 
-def laid_out(params: Sequence[Tensor]) -> Array | None:
-    """The one array that params lie in end to end, in this order; None if they do not."""
-    if not params or (flat := params[0].data.base) is None or flat.ndim != 1:
+def laid_out(arrays: Sequence[Array]) -> Array | None:
+    """The one array that they lie in end to end, in this order; None if they do not."""
+    if not arrays or (flat := arrays[0].base) is None or flat.ndim != 1:
         return None
-    starts, first, itemsize = _starts(params), address(flat), flat.dtype.itemsize
+    starts, first, itemsize = _starts(arrays), address(flat), flat.dtype.itemsize
     there = all(
-        p.data.base is flat and address(p.data) == first + start * itemsize
-        for p, start in zip(params, starts, strict=False)
+        a.base is flat and address(a) == first + start * itemsize
+        for a, start in zip(arrays, starts, strict=False)
     )
     return flat if there and flat.size == starts[-1] else None
 
@@ -101,20 +98,26 @@ class _Flat:
             view[...] = p.data
             p.data = self.views[i] = view
 
-    def gather(self, grads: list[Array | None]) -> Iterator[tuple[int, slice]]:
-        """Copy the gradients into self.g. Yields (step, part of the flat arrays to update).
+    def gather(self, grads: list[Array | None], copy: bool) -> Iterator[tuple[int, slice, Array]]:
+        """Yields (step, part of the flat arrays to update, its gradients).
 
         One part if all parameters have a gradient and are equally old; else one for each run of
         neighbours that are. Parameters without a gradient are in none.
+
+        copy: also where the gradients lie end to end already, so that they may be changed.
         """
         there = [i for i, g in enumerate(grads) if g is not None]
-        kernels.pack([grads[i] for i in there], [self.starts[i] for i in there], self.g)
+        flat = laid_out(grads) if len(there) == len(grads) and not copy else None
+        if flat is None:
+            kernels.pack([[grads[i]] for i in there], [self.starts[i] for i in there], self.g)
+            flat = self.g
         self.steps[there] += 1
         ages = [0 if g is None else int(n) for g, n in zip(grads, self.steps, strict=True)]
         for age, run in groupby(range(len(ages)), ages.__getitem__):
             members = list(run)
             if age:
-                yield age, slice(self.starts[members[0]], self.starts[members[-1] + 1])
+                part = slice(self.starts[members[0]], self.starts[members[-1] + 1])
+                yield age, part, flat[part]
 
 
 class Optimizer:
@@ -193,7 +196,7 @@ class Optimizer:
         raise NotImplementedError
 
     def update(self, p: Array, g: Array, lr: float, step: int, s: State, options: Options) -> None:
-        """The formula, on flat arrays: changes p and the state s in place, and may write into g."""
+        """The formula, on flat arrays: changes p and the state s in place, and not g."""
         raise NotImplementedError
 
     @property
@@ -232,12 +235,13 @@ class Optimizer:
     def _step(self, flat: _Flat, grads: list[Array | None]) -> None:
         rate, decay = self._rate(flat.options), flat.options["weight_decay"]
         flat.adopt()
-        for age, part in flat.gather(grads):
-            p, g = flat.p[part], flat.g[part]
+        added = decay if not self.decoupled else 0.0
+        for age, part, g in flat.gather(grads, copy=bool(rate < 0 or added)):
+            p = flat.p[part]
             if rate < 0:
                 g *= -1
-            if decay and not self.decoupled:
-                g += decay * p
+            if added:
+                g += added * p
             state = {key: a[part] for key, a in flat.state.items()}
             self.update(p, g, abs(rate), age, state, flat.options)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cli_tool import here, installed, refused
 
-from minigan.kernels import check, cuda
+from minigan.kernels import check, cuda, flat, operands
 from minigan.kernels.catalogue import KERNELS
 from minigan.kernels.explain import LESSONS
 from minigan.kernels.signatures import FOLDER, signatures
@@ -81,8 +81,8 @@ def test_check_covers_every_kernel():
 
 
 def test_a_kernel_that_errs_is_told(monkeypatch):
-    right = cuda.adam_hyper
-    monkeypatch.setattr(cuda, "adam_hyper", lambda *a: right(*a) * np.float32(1.001))
+    right = flat.adam_hyper
+    monkeypatch.setattr(flat, "adam_hyper", lambda *a: right(*a) * np.float32(1.001))
     done = here("kernels", "check", "adam", "--device", "sim")
     assert done.code == 1
     assert re.search(r"^!! +adam", done.out, re.M) and "0 of 1 agree" in done.out
@@ -101,7 +101,7 @@ def test_one_wrong_bit_where_none_may_differ(monkeypatch):
 
 
 def test_a_kernel_that_cannot_run_is_told(monkeypatch):
-    monkeypatch.setitem(cuda.ACTIVATIONS, "relu", ("undeclared", "1.0f"))
+    monkeypatch.setitem(operands.ACTIVATIONS, "relu", ("undeclared", "1.0f"))
     done = here("kernels", "check", "bias_act", "--device", "sim", "--json")
     outcomes = {c["what"]: c for c in json.loads(done.out)["checks"]}
     assert done.code == 1

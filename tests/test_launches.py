@@ -7,7 +7,7 @@ import pytest
 from cupy_stand_in import stand_in
 
 import minigan as mg
-from minigan import data, gan, kernels, losses, nn, ops
+from minigan import data, gan, kernels, losses, nn, ops, optim
 from minigan.kernels import cuda, launcher, sim
 from minigan.recipes import RecipeError, find
 from minigan.train import Trainer
@@ -133,6 +133,46 @@ def test_bias_and_activation_need_no_launch_of_their_own(act):
         assert not {line.kernel for line in log} & {"bias_act"}
 
 
+@pytest.mark.parametrize("uses", [1, 2, 4, 6])
+def test_gradients_that_meet_at_parameters_are_summed_in_one_launch(uses):
+    """Of all parameters together, biases too, however often each is used; in the order of targets,
+    end to end, so that the optimizer takes them as they lie."""
+    rng = np.random.default_rng(0)
+    x, w, b = (rng.standard_normal(s).astype("f") for s in ((7, 5), (5, 5), (5,)))
+    shift = rng.standard_normal(5).astype("f")
+
+    def run():
+        leaves = [mg.Tensor(a.copy(), requires_grad=True) for a in (shift, w, b, x)]
+        h = leaves[3]
+        for _ in range(uses):
+            h = ops.linear(h, leaves[1], leaves[2]) + leaves[0] * 1.0
+        return [g.numpy() for g in mg.grad(ops.tanh(h).sum(), [*leaves, h])]
+
+    with kernels.use("reference"):
+        expected = run()
+    with kernels.use("sim"), cuda.launch_log() as log:
+        got = run()
+    for a, right in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, right, rtol=1e-4, atol=1e-5)
+    names = [line.kernel for line in log]
+    assert names.count("pack") == 1 + (uses > 4) * 3  # four at a time
+    assert "bias_act_backward" not in names
+    assert optim.laid_out(got[:4]) is not None
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_an_optimizer_leaves_the_gradients_that_it_is_given(sign, decay):
+    w = mg.Tensor(np.ones((3, 3), np.float32), requires_grad=True)
+    optimizer = optim.SGD([{"params": [w], "multiplier": sign}], lr=0.1, weight_decay=decay)
+    with kernels.use("sim"):
+        g = mg.grad((ops.matmul(w, w) * 2.0).sum(), w)
+        before = g.numpy().copy()
+        optimizer.step([g])
+    np.testing.assert_array_equal(g.numpy(), before)
+    np.testing.assert_allclose(w.numpy(), 1 - 0.1 * (sign * before + decay), rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.int64])
 def test_other_dtypes_are_refused_in_words(dtype):
     x = np.ones((3, 3), dtype)
@@ -180,16 +220,18 @@ def test_steps_that_cannot_be_captured_are_refused(device, changes, reason):
         Trainer(recipe("mnist-gan", **changes), SET, device, graph=True)
 
 
-def test_warming_up_compiles_all_that_training_needs():
+@pytest.mark.parametrize("lazy", [{}, {"penalty": "r1", "penalty_every": 2}], ids=str)
+def test_warming_up_compiles_all_that_training_needs(lazy):
     told = []
     with stand_in() as tally:
-        trainer = Trainer(recipe("mnist-gan"), SET, "cuda")
+        trainer = Trainer(recipe("mnist-gan", **lazy), SET, "cuda")
         before = trainer.checkpoint()
         tally.clear()
         trainer.warm_up(lambda *at: told.append(at))
         assert not tally.kernels
         compiled = launcher.gpu_function.cache_info().misses
         after = trainer.checkpoint()
+        trainer.advance()
         trainer.advance()
         assert launcher.gpu_function.cache_info().misses == compiled
     assert told == [(i + 1, compiled) for i in range(compiled)] and compiled > 10
