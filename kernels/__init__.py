@@ -46,8 +46,11 @@ __all__ = [
     "matmul",
     "pack",
     "scale",
+    "squares",
     "sums_later",
+    "times",
     "totals",
+    "unit",
     "use",
     "warm_up",
 ]
@@ -253,12 +256,48 @@ def average(a: Any, p: Any, blend: float) -> None:
     _simple(a).average(a, p, blend)
 
 
+_constants: dict[Any, Any] = {}
+_units: list[Any] = []
+
+
+def _constant(like: Any, value: float) -> Any:
+    """An array of like's kind and shape, filled once. Not to be changed."""
+    xp = xp_of(like)
+    key = type(like), like.dtype, like.shape, None if xp is np else like.device.id, value
+    if key not in _constants:
+        _constants[key] = xp.full(like.shape, value, like.dtype)
+    return _constants[key]
+
+
+def unit(like: Any) -> Any:
+    """Ones, the gradient of a loss by itself. Not to be changed: they are made once, for `scale`
+    and `times` to know them, and to compute nothing."""
+    one = _constant(like, 1.0)
+    if not any(one is u for u in _units):
+        _units.append(one)
+    return one
+
+
+def times(g: Any, factor: float) -> Any:
+    """g · factor"""
+    return _constant(g, factor) if any(g is u for u in _units) else g * factor
+
+
 def scale(x: Any, s: Any) -> Any:
+    """s · x, s without axes; x itself if s is a `unit`."""
+    if any(s is u for u in _units):
+        return x
     return _simple(x).scale(x, s)
 
 
-def add(a: Any, b: Any, out: Any = None) -> Any:
-    """a + b of arrays of any dtype, into out if it is given: how gradients that meet are summed."""
+def squares(x: Any, scale: float) -> tuple[Any, Any]:
+    """(scale · Σ x², its gradient)"""
+    return _simple(x).squares(x, scale)
+
+
+def add(a: Any, b: Any, out: Any = None, factor: float = 1.0) -> Any:
+    """a + factor · b of arrays of any dtype, into out if it is given: how gradients that meet are
+    summed."""
     if backend(a) in _ON_GPU and a.dtype == b.dtype == np.float32 and a.shape == b.shape:
-        return _module(a).add(a, b, out)
-    return xp_of(a, b).add(a, b, out=out)
+        return _module(a).add(a, b, out, factor)
+    return xp_of(a, b).add(a, b if factor == 1 else b * factor, out=out)

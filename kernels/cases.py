@@ -405,8 +405,9 @@ def _others() -> list[Case]:
         ),
         _direct(
             Kernel("add"), f"{parameters} numbers", (parameters // 256,),
-            {"a": flat["m"], "b": flat["p"], "y": _empty(parameters), "n": parameters},
-            float(parameters),
+            {"a": flat["m"], "b": flat["p"], "y": _empty(parameters), "n": parameters,
+             "factor": 1.0},
+            2.0 * parameters,
         ),
         _direct(
             Kernel("scale"), f"{parameters} numbers", (parameters // 256,),
@@ -444,6 +445,12 @@ def _others() -> list[Case]:
             {"real": _random(BATCH), "fake": _random(BATCH), "figures": _empty(6),
              "n_real": BATCH, "n_fake": BATCH},
             10.0 * BATCH,
+        ),
+        _direct(
+            Kernel("squares"), f"{parameters} numbers", (parameters // 4096,),
+            {"x": flat["p"], "y": _empty(parameters // 4096), "gx": _empty(parameters),
+             "n": parameters, "scale": 1.0},
+            3.0 * parameters,
         ),
         _direct(
             Kernel("philox_uniform"), f"{numbers} numbers", (blocks,),

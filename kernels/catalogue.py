@@ -54,7 +54,7 @@ KERNELS = {
         ("batch_norm_double_backward", "-", "gradients of batch norm's gx by g, x and weight"),
         ("batch_norm_double_backward_sums", "-", "slices of Σ ggx, Σ ggx · x̂ and Σ ggx · ga"),
         ("batch_norm_double_backward_apply", "-", "the gradients of gx, from those sums"),
-        ("add", "-", "y = a + b: gradients that meet"),
+        ("add", "-", "y = a + factor · b: gradients that meet, a penalty"),
         ("scale", "-", "y = s · x: a saved gradient times that from above"),
         ("adam", "-", "one step of Adam on a flat buffer"),
         ("pack", "-", "up to 8 sums of gradients, end to end in a flat array"),
@@ -62,6 +62,7 @@ KERNELS = {
         ("bce_with_logits", "-", "binary cross-entropy of logits, and its gradient"),
         ("logistic_d", "-", "a discriminator's cross-entropy, and its gradients"),
         ("logit_figures", "-", "what a training logs of a discriminator's logits"),
+        ("squares", "-", "a gradient penalty's scale · Σ x², and its gradient"),
         ("philox_uniform", "-", "uniform numbers, bit by bit those of the host"),
         ("philox_normal", "-", "normal numbers, those of the host within ulps"),
     )

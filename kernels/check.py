@@ -340,6 +340,10 @@ def _flat_buffers() -> Iterator[Check]:
 def _elementwise() -> Iterator[Check]:
     a, b, s = _values(0, 700), _values(1, 700), _values(2)
     yield _contract("add", "700 numbers", ("add",), a, b, floor=0.0)
+    yield _contract("add", "700 numbers, factor 0.3", ("add",), a, b, None, 0.3, floor=1.0)
+    for n in (700, 9000):
+        what = f"{n} numbers"
+        yield _contract("squares", what, ("squares",), _values(0, n), 0.3, floor=8.0)
     yield _contract("scale", "700 numbers", ("scale",), a, s, floor=1.0)
 
 

@@ -36,6 +36,7 @@ from minigan.kernels.flat import (
     philox_normal,
     philox_uniform,
     scale,
+    squares,
     totals,
 )
 from minigan.kernels.launcher import Kernel, Launch, launch, launch_log, set_checks
@@ -81,6 +82,7 @@ __all__ = [
     "philox_uniform",
     "scale",
     "set_checks",
+    "squares",
     "tf32",
     "totals",
 ]

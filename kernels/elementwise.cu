@@ -1,6 +1,6 @@
 // What the engine does between the other kernels' launches:
 //
-//     add       y[i] = a[i] + b[i]          gradients that meet; y may be a
+//     add       y[i] = a[i] + factor · b[i] gradients that meet, factor 1; a penalty; y may be a
 //     scale     y[i] = s[0] · x[i]          a saved gradient, times what comes from above
 //
 // Layout     a, b, x, y (n), s (1).
@@ -9,9 +9,9 @@
 // Rung       Bandwidth-bound: add moves 12 bytes an element, scale 8.
 
 extern "C" __global__ void __launch_bounds__(256)
-add(const float* a, const float* b, float* y, unsigned n) {
+add(const float* a, const float* b, float* y, unsigned n, float factor) {
     unsigned i = blockIdx.x * 256 + threadIdx.x;
-    if (i < n) y[i] = a[i] + b[i];
+    if (i < n) y[i] = a[i] + factor * b[i];
 }
 
 extern "C" __global__ void __launch_bounds__(256)

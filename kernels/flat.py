@@ -104,11 +104,19 @@ def average(a: Array, p: Array, blend: float) -> None:
     launch(specialised("average"), blocks(a.size), (256,), args)
 
 
-def add(a: Array, b: Array, out: Array | None = None) -> Array:
+def squares(x: Array, scale: float) -> tuple[Array, Array]:
+    (x,) = float32("squares", x=x)
+    (slices,), gx = blocks(x.size, 4096), empty(x, x.shape)
+    y = empty(x, (slices, 1))
+    launch(specialised("squares"), (slices,), (256,), (x, y, gx, x.size, scale))
+    return (totals([[ChannelSum(y)]])[0] if slices > 1 else y).reshape(()), gx
+
+
+def add(a: Array, b: Array, out: Array | None = None, factor: float = 1.0) -> Array:
     a, b = float32("add", a=a, b=b)
     expect("add", "b", b, a.shape)
     y = empty(a, a.shape) if out is None else out
-    launch(specialised("add"), blocks(a.size), (256,), (a, b, y, a.size))
+    launch(specialised("add"), blocks(a.size), (256,), (a, b, y, a.size, factor))
     return y
 
 

@@ -3,16 +3,18 @@
 //     bce(x, t) = 1/n Σ_i  max(x_i, 0) - t·x_i + ln(1 + e^-|x_i|)   (= -t ln σ(x) - (1-t) ln(1 - σ(x)))
 //     gx_i      = (σ(x_i) - t) / n
 //
-// of one vector, and for a discriminator of two, loss = bce(real, t) + bce(fake, 0); and the figures of a discriminator's logits that a training logs:
+// of one vector, and for a discriminator of two, loss = bce(real, t) + bce(fake, 0); the figures of a
+// discriminator's logits that a training logs; and the gradient penalty's sum of squares:
 //
 //     figures = {mean σ(real), mean σ(fake), share of real > 0, of fake < 0, mean real, mean fake}
+//     squares   y = scale · Σ x_i²,   gx_i = 2 · scale · x_i
 //
 // Layout     x, gx (n), loss (1);  real (n_real), fake (n_fake), their gradients behind each other in
-//            gx (n_real + n_fake), figures (6).
+//            gx (n_real + n_fake), figures (6); of squares, a block's share of y in y (blocks).
 // Threads    One block: a batch of logits is a few hundred floats, and one launch is what counts. A
 //            thread takes every 256th, and the block's sum is taken in a fixed order.
-// Launch     grid 1, block 256.
-// Rung       Bound by the launch.
+// Launch     grid 1, block 256; squares, of images: grid ⌈n / 4096⌉.
+// Rung       Bound by the launch; squares by bandwidth.
 
 constexpr unsigned THREADS = 256;
 
@@ -75,4 +77,18 @@ logit_figures(const float* real, const float* fake, float* figures, unsigned n_r
                      block_sum(sum) / n_real,   block_sum(sum_fake) / n_fake};
     if (threadIdx.x == 0)
         for (int i = 0; i < 6; i++) figures[i] = sums[i];
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+squares(const float* x, float* y, float* gx, unsigned n, float scale) {
+    float sum = 0.0f;
+    for (unsigned k = 0; k < 16; k++) {
+        unsigned i = blockIdx.x * 4096 + k * THREADS + threadIdx.x;
+        if (i >= n) break;
+        float v = x[i];
+        sum += v * v;
+        gx[i] = 2.0f * scale * v;
+    }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) y[blockIdx.x] = scale * sum;
 }

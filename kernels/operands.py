@@ -69,5 +69,5 @@ def expect(op: str, name: str, a: Array, shape: Dims) -> None:
         raise ValueError(f"{op}: {name} has shape {a.shape}, but {shape} is expected")
 
 
-def blocks(n: int) -> Dims:
-    return (math.ceil(n / 256),)
+def blocks(n: int, each: int = 256) -> Dims:
+    return (math.ceil(n / each),)

@@ -353,9 +353,14 @@ def average(a: Array, p: Array, blend: float) -> None:
     a += blend * (p - a)
 
 
-def add(a: Array, b: Array, out: Array | None = None) -> Array:
-    """a + b, which may be written into out."""
-    return np.add(a, b, out=out)
+def squares(x: Array, scale: float) -> tuple[Array, Array]:
+    """y = scale · Σ x²,   gx = 2 · scale · x"""
+    return np.asarray(scale * (x * x).sum()), 2 * scale * x
+
+
+def add(a: Array, b: Array, out: Array | None = None, factor: float = 1.0) -> Array:
+    """a + factor · b, which may be written into out."""
+    return np.add(a, factor * b, out=out)
 
 
 def scale(x: Array, s: Array) -> Array:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from minigan import kernels, losses
@@ -85,7 +85,6 @@ class Game:
     real_target: float = 1.0
     penalty: str = "none"
     penalty_weight: float = 10.0
-    _seed: Array = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.penalty not in PENALTIES:
@@ -114,9 +113,9 @@ class Game:
         if self.penalty != "none" and penalty_factor:
             penalty = self._penalty(x, fake, labels, fake_labels, stream)
             figures[("penalty",)] = penalty.data.reshape(1)
-            loss = loss + penalty * penalty_factor
+            loss = losses.plus(loss, penalty, factor=float(penalty_factor))
         figures[_ON_LOGITS] = kernels.logit_figures(on_real.data, on_fake.data)
-        grads = grad(loss, _trainable(self.discriminator), self._one(loss))
+        grads = grad(loss, _trainable(self.discriminator), kernels.unit(loss.data))
         return Turn(loss.data, _aligned(grads, self.discriminator), figures)
 
     @one_blas_thread()
@@ -139,18 +138,12 @@ class Game:
             if x is not None:
                 on_real = _call(self.discriminator, Tensor(x), labels)
             loss = self.loss.generator(on_fake, on_real)
-            grads = grad(loss, _trainable(self.generator), self._one(loss))
+            grads = grad(loss, _trainable(self.generator), kernels.unit(loss.data))
         finally:
             for p in opponent:
                 p.requires_grad = True
         figures: dict[Names, Array] = {("g_loss",): loss.data.reshape(1)}
         return Turn(loss.data, _aligned(grads, self.generator), figures)
-
-    def _one(self, loss: Any) -> Array:
-        """dL/dL, made once."""
-        if type(self._seed) is not type(loss.data) or self._seed.dtype != loss.dtype:
-            self._seed = xp_of(loss.data).ones_like(loss.data)
-        return self._seed
 
     def _penalty(self, x: Array, fake: Array, labels: Any, fake_labels: Any, stream: Any) -> Any:
         def on(images: Any) -> Any:

@@ -332,12 +332,46 @@ def r1(discriminator: Discriminator, real: Any, weight: float = 10.0, half: bool
     StyleGAN2 has this ½. half=False, weight · E[‖∇D(x)‖²], is what the code of GAN_stability and
     ocaml-torch call reg_param = 10: it is γ = 20.
     """
-    return (0.5 * weight if half else weight) * mean(_squared_norm("r1", discriminator, real))
+    g = _gradient("r1", discriminator, real)
+    return _squares(g, scale=(0.5 * weight if half else weight) / len(g))
 
 
 def r2(discriminator: Discriminator, fake: Any, weight: float = 10.0, half: bool = True) -> Any:
     """weight/2 · E[‖∇D(x)‖²] of generated samples x: ibid., eq. 10.   half: see r1."""
-    return (0.5 * weight if half else weight) * mean(_squared_norm("r2", discriminator, fake))
+    g = _gradient("r2", discriminator, fake)
+    return _squares(g, scale=(0.5 * weight if half else weight) / len(g))
+
+
+@fused
+def _squares(x: Any, *, scale: float) -> Any:
+    """scale · Σ x²"""
+    return scale * (x * x).sum()
+
+
+@_squares.fast_forward
+def _(x, *, scale):  # type: ignore[no-untyped-def]
+    return kernels.squares(x, scale)  # the sum, and its gradient to save
+
+
+@_squares.fast_vjp
+def _(g, gx, x, *, scale):  # type: ignore[no-untyped-def]
+    return (kernels.scale(gx, g),)
+
+
+@fused
+def plus(loss: Any, penalty: Any, *, factor: float) -> Any:
+    """loss + factor · penalty, of one shape."""
+    return loss + factor * penalty
+
+
+@plus.fast_forward
+def _(loss, penalty, *, factor):  # type: ignore[no-untyped-def]
+    return kernels.add(loss, penalty, factor=factor), None
+
+
+@plus.fast_vjp
+def _(g, saved, loss, penalty, *, factor):  # type: ignore[no-untyped-def]
+    return g, kernels.times(g, factor)
 
 
 def _like(a: Any, x: Array) -> Array:
@@ -345,16 +379,16 @@ def _like(a: Any, x: Array) -> Array:
     return xp_of(x).asarray(array_of(a), dtype=x.dtype)
 
 
-def _squared_norm(name: str, discriminator: Discriminator, x: Any) -> Any:
-    """Σ (∂ Σ D(x) / ∂x)² of each sample, recorded.   x (N, ...) -> (N,)"""
+def _gradient(name: str, discriminator: Discriminator, x: Any) -> Any:
+    """∂ Σ D(x) / ∂x, recorded.   x (N, ...)"""
     leaf = Tensor(array_of(x), requires_grad=True)
     logits = discriminator(leaf)
     if not logits.requires_grad:
         raise ValueError(f"{name}: D's logits are not recorded; is this inside no_grad()?")
-    g = grad(logits.sum(), leaf, create_graph=True)
-    return _square(g).sum(axis=tuple(range(1, g.ndim)))
+    return grad(logits, leaf, kernels.unit(logits.data), create_graph=True)
 
 
 def _gradient_norm(name: str, discriminator: Discriminator, x: Array) -> Any:
     """‖∂ Σ D(x) / ∂x‖ of each sample, recorded.   x (N, ...) -> (N,)"""
-    return sqrt(_squared_norm(name, discriminator, x) + NORM_EPS)
+    g = _gradient(name, discriminator, x)
+    return sqrt(_square(g).sum(axis=tuple(range(1, g.ndim))) + NORM_EPS)

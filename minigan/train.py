@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -139,9 +140,11 @@ class Trainer:
         self.step = 0  # steps taken
         self.rollbacks = 0
         self.skipped = False  # whether the last step left an update out
-        # Of the metrics since the last log line: [sum, how many], and those still on the device.
+        # Of the metrics since the last log line: [sum, how many]. Those still on the device: for
+        # each kind of step, by the names of its figures, their sums end to end and how many.
         self.sums: dict[str, list[float]] = {}
         self._unseen: dict[Names, tuple[Array, int]] = {}
+        self._figures: list[tuple[Names, Array]] = []  # of this step
         # Kinds of steps that were taken, and their CUDA graphs, if `graph`.
         self._captured: dict[bool, CapturedStep | None] = {}
 
@@ -238,7 +241,7 @@ class Trainer:
         """Change the player's network, and count the turn."""
         r, player = self.recipe, self._player(i)
         if turn is not None:
-            self._count(turn.figures)
+            self._figures += turn.figures.items()
             grads = turn.grads
             if r.clip_grad_norm:
                 grads, _ = optim.clip_grad_norm(grads, r.clip_grad_norm)
@@ -248,17 +251,23 @@ class Trainer:
 
     def _finish(self) -> None:
         """What follows the last turn."""
+        self._count()
         if self.average:
             self.average.update(self.generator, self.step + 1)
 
-    def _count(self, figures: dict[Names, Array]) -> None:
-        """Add a turn's figures to the sums; on device cuda without waiting for them."""
-        for names, values in figures.items():
-            total, n = self._unseen.get(names, (None, 0))
-            if total is None:
-                total = xp_of(values).zeros_like(values)
-            kernels.add(total, values, out=total)
-            self._unseen[names] = total, n + 1
+    def _count(self) -> None:
+        """Add the step's figures to the sums; on device cuda without waiting for them."""
+        figures, self._figures = self._figures, []
+        if not figures:
+            return
+        names = tuple(name for its, _ in figures for name in its)
+        total, n = self._unseen.get(names, (None, 0))
+        if total is None:
+            total = xp_of(figures[0][1]).zeros(len(names), np.float32)
+        starts = list(accumulate((len(its) for its, _ in figures), initial=0))
+        rows = [[total[i : i + len(a)], a] for i, (_, a) in zip(starts, figures, strict=False)]
+        kernels.pack(rows, starts[:-1], total)
+        self._unseen[names] = total, n + 1
 
     def _look(self) -> None:
         """Fetch the sums from the device."""
@@ -366,6 +375,7 @@ class Trainer:
             load_part(owner, part, checkpoint)
         self.step, self.rollbacks = state["step"], state["rollbacks"]
         self.sums, self._unseen, self._captured = dict(state["sums"]), {}, {}
+        self._figures = []
 
 
 def _size(shape: tuple[int, int, int]) -> str:

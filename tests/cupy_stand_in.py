@@ -209,9 +209,11 @@ class RawModule:
         def launch(grid, block, args):
             tally.kernels[name] += 1
             _refuse_host(name, args)
+            if not self.runs:
+                return
             if Stream.current.recorded is not None:
                 Stream.current.recorded.append(lambda: run(grid, block, args))
-            elif self.runs:
+            else:
                 run(grid, block, args)
 
         def run(grid, block, args):

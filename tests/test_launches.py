@@ -46,6 +46,12 @@ def test_a_step_launches_our_kernels_and_nothing_else():
     assert not tally.others, "elementwise kernels of CuPy's own"
 
 
+def test_a_step_with_r1_launches_our_kernels_and_nothing_else():
+    tally = tally_of_a_step("mnist-dcgan", penalty="r1")
+    assert tally.kernels["batch_norm_double_backward"] == 1
+    assert tally.launches <= 110 and not tally.others
+
+
 def test_a_step_of_perceptrons_launches_less():
     tally = tally_of_a_step("mnist-gan")
     assert 30 < tally.launches <= 80 and not tally.others
@@ -195,15 +201,38 @@ def train(steps, graph, **changes):
         return trainer.checkpoint().tensors, trainer.averages(), last
 
 
-@pytest.mark.parametrize("changes", [{}, {"n_critic": 2}], ids=str)
-def test_a_replayed_step_is_the_step(changes):
-    expected, means, _ = train(3, graph=False, **changes)
-    got, its_means, tally = train(3, graph=True, **changes)
+@pytest.mark.parametrize(
+    "changes, steps",
+    [
+        ({}, 3),
+        ({"n_critic": 2}, 3),
+        ({"penalty": "r1"}, 3),
+        ({"penalty": "r1", "penalty_every": 2}, 6),  # two kinds of steps, two graphs
+    ],
+    ids=str,
+)
+def test_a_replayed_step_is_the_step(changes, steps):
+    expected, means, _ = train(steps, graph=False, **changes)
+    got, its_means, tally = train(steps, graph=True, **changes)
     assert tally.graphs == 1 and not tally.kernels and not tally.syncs
     assert got.keys() == expected.keys()
     for name in expected:
         np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
     assert its_means == means
+
+
+def test_the_default_recipe_with_its_penalty_is_two_graphs():
+    """Every fourth step has R1: through convolutions and batch norm, its second derivative too."""
+    r = dataclasses.replace(find("mnist-dcgan"), batch=2)
+    with stand_in(runs=False) as tally:
+        trainer = Trainer(r, SET, "cuda", graph=True)
+        assert r.penalty == "r1" and r.penalty_every == 4
+        for step in range(12):
+            tally.clear()
+            trainer.advance()
+            if step > 4:  # each kind has been taken once, and captured when it came again
+                assert tally.graphs == 1
+                assert not tally.kernels and not tally.others and not tally.syncs
 
 
 @pytest.mark.parametrize(

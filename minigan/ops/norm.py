@@ -37,8 +37,18 @@ def _act_gradient(g: Any, y: Any, act: str, slope: float) -> Any:
         return g * (y * (1 - y))
     if act == "linear":
         return g
-    positive = array_of(y) > 0
-    return where(positive, g, g * slope) if act == "leaky_relu" else g * positive
+    return _times_slope(g, of=array_of(y), act=act, slope=slope)
+
+
+@primitive
+def _times_slope(x: Array, *, of: Array, act: str, slope: float) -> Array:
+    """y = x · act'(...), act'(...) a constant: that of an act piecewise linear, from its output."""
+    return kernels.bias_act_backward(x, of, act, slope, with_bias=False)[0]
+
+
+@_times_slope.vjp("x")
+def _(g: Any, of: Array, act: str, slope: float) -> Any:
+    return _times_slope(g, of=of, act=act, slope=slope)
 
 
 def _per_channel(a: Any, x: Any) -> Any:
