@@ -331,9 +331,9 @@ def _direct(
     )  # fmt: skip
 
 
-def _channels() -> list[Case]:
-    """bias_act and batch norm at the second layer of mnist-dcgan's discriminator."""
-    n, c, inner = BATCH, 64, 49
+def _channels(n: int, c: int, side: int) -> list[Case]:
+    """bias_act and batch norm of x (n,c,side,side)."""
+    inner = side * side
     m = n * c * inner
     of_channel = n * inner
     slices = math.ceil(of_channel / 4096)
@@ -343,7 +343,7 @@ def _channels() -> list[Case]:
     }
     defines = tuple(({"C": c, "INNER": inner} | act).items())
     x, channel, slice_ = _random(n, c, inner), _random(c), _random(slices, c)
-    layer, grid = f"({n},{c},7,7)", (slices, c)
+    layer, grid = f"({n},{c},{side},{side})", (slices, c)
 
     def case(name: str, flops: float, grid: Dims, **arguments: Any) -> Case:
         return _direct(Kernel(name, defines), layer, grid, arguments, flops * m)
@@ -467,7 +467,7 @@ def _others() -> list[Case]:
 @lru_cache(maxsize=1)
 def cases() -> tuple[Case, ...]:
     """At least one for each kernel: the products at a small layer of mnist-dcgan, and the
-    convolutions at a wide one of the 64×64 DCGAN too."""
+    convolutions and channels at a wide one of the 64×64 DCGAN too."""
     d2, wide = NETS["mnist-dcgan"][4], NETS["dcgan-64"][7]
     ops = ("conv2d", "conv2d_dgrad", "conv2d_wgrad")
     rungs = ("conv_naive", "conv_tiled", "conv_register", "conv_vectorised")
@@ -476,6 +476,7 @@ def cases() -> tuple[Case, ...]:
         *(convolution(op, layer) for layer in (d2, wide) for op in ops),
         convolution("conv2d", wide, tf32=True),
         product(BATCH, 784, 128),
-        *_channels(),
+        *_channels(BATCH, 64, 7),
+        *_channels(16, 256, 8),
         *_others(),
     )

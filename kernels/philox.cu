@@ -10,11 +10,28 @@
 //                t = 2π b / 2^32: r cos t, r sin t                       within a few ulps
 //
 // Layout     out (n).
-// Threads    One a counter block: 8 neighbouring outputs.
+// Threads    One a counter block: 8 neighbouring outputs, which pass through shared memory, so that a
+//            warp's stores are 32 neighbours.
 // Launch     grid ⌈n / (8 · 256)⌉, block 256.
 // Rung       Bound by integer multiplies: 20 of 64 × 64 bits a block.
 
 typedef unsigned long long u64;
+
+constexpr unsigned THREADS = 256;
+constexpr unsigned PITCH = THREADS + 4;  // neighbours of one counter block lie 4 banks apart
+
+// out[8 · thread + j] = v[j], if that is below n.
+__device__ __forceinline__ void store(float* out, unsigned n, const float (&v)[8]) {
+    __shared__ float staged[8 * PITCH];
+#pragma unroll
+    for (unsigned j = 0; j < 8; j++) staged[j * PITCH + threadIdx.x] = v[j];
+    __syncthreads();
+#pragma unroll
+    for (unsigned k = 0; k < 8; k++) {
+        unsigned e = k * THREADS + threadIdx.x, i = blockIdx.x * 8 * THREADS + e;
+        if (i < n) out[i] = staged[e % 8 * PITCH + e / 8];
+    }
+}
 
 struct Words {
     unsigned w[8];
@@ -40,17 +57,18 @@ __device__ __forceinline__ Words philox(u64 block, u64 step, u64 key0, u64 key1)
 }
 
 // Multiplication and addition rounded apart, as NumPy rounds them.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(THREADS)
 philox_uniform(float* out, unsigned n, u64 key0, u64 key1, u64 step, u64 first_block, float low,
                float width, float below) {
-    unsigned thread = blockIdx.x * 256 + threadIdx.x;
+    unsigned thread = blockIdx.x * THREADS + threadIdx.x;
     Words bits = philox(first_block + thread, step, key0, key1);
+    float v[8];
 #pragma unroll
     for (unsigned j = 0; j < 8; j++) {
-        unsigned i = thread * 8 + j;
         float u = static_cast<float>(bits.w[j] >> 8) * 0x1p-24f;
-        if (i < n) out[i] = fminf(__fadd_rn(low, __fmul_rn(width, u)), below);
+        v[j] = fminf(__fadd_rn(low, __fmul_rn(width, u)), below);
     }
+    store(out, n, v);
 }
 
 // sqrt(-2 ln u), u = (a + 0.5) / 2^32. Near u = 1 the float nearest to u has lost most of 1 - u, and
@@ -62,11 +80,12 @@ __device__ __forceinline__ float radius(unsigned a) {
     return sqrtf(-2.0f * log_u);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(THREADS)
 philox_normal(float* out, unsigned n, u64 key0, u64 key1, u64 step, u64 first_block, float mean,
               float std) {
-    unsigned thread = blockIdx.x * 256 + threadIdx.x;
+    unsigned thread = blockIdx.x * THREADS + threadIdx.x;
     Words bits = philox(first_block + thread, step, key0, key1);
+    float v[8];
 #pragma unroll
     for (unsigned j = 0; j < 8; j += 2) {
         // b = quarter · 2^30 + rest with |rest| ≤ 2^29: the float of a small rest is exact enough
@@ -77,8 +96,8 @@ philox_normal(float* out, unsigned n, u64 key0, u64 key1, u64 step, u64 first_bl
         float cosine = quarter % 2 == 0 ? x : y, sine = quarter % 2 == 0 ? y : x;
         if (quarter == 1 || quarter == 2) cosine = -cosine;
         if (quarter >= 2) sine = -sine;
-        unsigned i = thread * 8 + j;
-        if (i < n) out[i] = fmaf(std, cosine, mean);
-        if (i + 1 < n) out[i + 1] = fmaf(std, sine, mean);
+        v[j] = fmaf(std, cosine, mean);
+        v[j + 1] = fmaf(std, sine, mean);
     }
+    store(out, n, v);
 }

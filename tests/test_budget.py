@@ -6,11 +6,13 @@ import pytest
 from cupy_stand_in import stand_in
 
 from minigan import data
-from minigan.kernels import budget, report
+from minigan.kernels import budget, cases, report
 from minigan.kernels.sim import nvrtc
 from minigan.recipes import find
 from minigan.train import Trainer
 
+PRODUCTS = {"conv2d", "conv2d TF32", "conv2d_dgrad", "conv2d_wgrad", "dgrad + col2im", "matmul",
+            "conv_naive", "conv_tiled", "conv_register", "conv_vectorised"}  # fmt: skip
 BAR = 100  # launches of a training step of mnist-dcgan, everything included
 
 
@@ -40,6 +42,16 @@ def test_the_budget_knows_no_other_kernels(measured):
 def test_no_kernel_spills():
     allowed = budget.read()["kernels"]
     assert allowed and not any(figures["spilled"] for figures in allowed.values())
+
+
+def test_what_streams_is_coalesced_and_free_of_conflicts():
+    """32 neighbouring floats are 4 sectors; images of 7×7 begin anywhere in one: 5 and more."""
+    names = {case.name for case in cases.cases()} - PRODUCTS
+    assert len(names) > 20
+    for name, figures in budget.read()["kernels"].items():
+        if name.partition(",")[0] in names:
+            assert figures["bank_conflict"] <= 2, name
+            assert figures["sectors_per_request"] <= (5.5 if name.endswith(",7,7)") else 4.5), name
 
 
 def test_a_figure_that_rises_is_named(measured):
