@@ -60,15 +60,11 @@ def generate(generator: Module, z: Array, labels: Array | None = None) -> Array:
         return _call(generator, Tensor(z), labels).data
 
 
-def _trainable(net: Module) -> list[Any]:
-    """The parameters that the user has not frozen."""
-    return [p for p in net.parameters() if p.requires_grad]
-
-
-def _aligned(grads: list[Tensor], net: Module) -> list[Array | None]:
-    """The gradients of all parameters, from those of the trainable ones; None for the others."""
-    each = iter(grads)
-    return [next(each).data if p.requires_grad else None for p in net.parameters()]
+def _grads(loss: Any, net: Module) -> list[Array | None]:
+    """dL/dp of each parameter; None for those that the user has frozen."""
+    params = net.parameters()
+    each = iter(grad(loss, [p for p in params if p.requires_grad], kernels.unit(loss.data)))
+    return [next(each).data if p.requires_grad else None for p in params]
 
 
 @dataclass
@@ -115,8 +111,7 @@ class Game:
             figures[("penalty",)] = penalty.data.reshape(1)
             loss = losses.plus(loss, penalty, factor=float(penalty_factor))
         figures[_ON_LOGITS] = kernels.logit_figures(on_real.data, on_fake.data)
-        grads = grad(loss, _trainable(self.discriminator), kernels.unit(loss.data))
-        return Turn(loss.data, _aligned(grads, self.discriminator), figures)
+        return Turn(loss.data, _grads(loss, self.discriminator), figures)
 
     @one_blas_thread()
     def generator_turn(
@@ -127,7 +122,7 @@ class Game:
         fake_labels: Array | None = None,
     ) -> Turn:
         """The generator's loss on G(z).   x: a real batch, which relativistic losses need."""
-        opponent = _trainable(self.discriminator)
+        opponent = [p for p in self.discriminator.parameters() if p.requires_grad]
         for p in opponent:
             p.requires_grad = False
         try:
@@ -138,12 +133,12 @@ class Game:
             if x is not None:
                 on_real = _call(self.discriminator, Tensor(x), labels)
             loss = self.loss.generator(on_fake, on_real)
-            grads = grad(loss, _trainable(self.generator), kernels.unit(loss.data))
+            grads = _grads(loss, self.generator)
         finally:
             for p in opponent:
                 p.requires_grad = True
         figures: dict[Names, Array] = {("g_loss",): loss.data.reshape(1)}
-        return Turn(loss.data, _aligned(grads, self.generator), figures)
+        return Turn(loss.data, grads, figures)
 
     def _penalty(self, x: Array, fake: Array, labels: Any, fake_labels: Any, stream: Any) -> Any:
         def on(images: Any) -> Any:

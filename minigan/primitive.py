@@ -234,9 +234,8 @@ def computed_at_once(
 
     Recorded as the two, so no vjp of theirs may name what lies between: it is never there.
     """
-    arguments = [*xs, *more]
+    n, arguments = len(xs), (*xs, *more)
     arrays = [a.data if isinstance(a, Tensor) else a for a in arguments]
-    nodes = [a.node if isinstance(a, Tensor) else None for a in arguments]
     y = compute(*arrays)
     if (call := observer()) is not None:
         call(first.name, y)
@@ -245,7 +244,7 @@ def computed_at_once(
         return y
     if not is_recording():
         return Tensor.wrap(y)
-    n = len(xs)
+    nodes = [a.node if isinstance(a, Tensor) else None for a in arguments]
     between = first.record(nodes[:n], arrays[:n], attrs, y, None)
     return Tensor.wrap(y, second.record([between, *nodes[n:]], [y, *arrays[n:]], options, y, None))
 

@@ -39,17 +39,11 @@ def _once(named: Iterable[tuple[str, T]]) -> Iterator[tuple[str, T]]:
             yield name, thing
 
 
-def _sample_shape(y: Any) -> tuple[int, ...] | None:
-    """Of one sample of a batch; None of what is no array."""
-    shape = getattr(y, "shape", None)
-    return None if shape is None else tuple(shape[1:])
-
-
 class Module:
     """Base of all layers and networks: subclasses define forward(x)."""
 
     training: bool = True
-    output_shape: tuple[int, ...] | None = None  # of one sample, as of the last call
+    _last_shape: tuple[int, ...] | None = None  # of the batch that the last call gave
     accepts: ClassVar[frozenset[str]] = frozenset()  # the names of forward's parameters
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -61,19 +55,33 @@ class Module:
 
     def __call__(self, *xs: Any, **options: Any) -> Any:
         y = self.forward(*xs, **options)
-        self.output_shape = _sample_shape(y)
+        self._last_shape = getattr(y, "shape", None)
         return y
+
+    @property
+    def output_shape(self) -> tuple[int, ...] | None:
+        """Of one sample, as of the last call; None before it, and where that gave no array."""
+        return None if self._last_shape is None else tuple(self._last_shape[1:])
 
     # ------------------------------------------------------------------------------------- contents
 
-    def children(self) -> Iterator[tuple[str, Module]]:
+    def children(self) -> list[tuple[str, Module]]:
         """(name, part) of the direct parts."""
-        return ((k, v) for k, v in vars(self).items() if isinstance(v, Module))
+        return [(k, v) for k, v in vars(self).items() if isinstance(v, Module)]
 
-    def _all_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        yield prefix, self
+    def _all_modules(self, prefix: str = "") -> list[tuple[str, Module]]:
+        found: list[tuple[str, Module]] = [(prefix, self)]
         for name, child in self.children():
-            yield from child._all_modules(f"{prefix}.{name}" if prefix else name)
+            found += child._all_modules(f"{prefix}.{name}" if prefix else name)
+        return found
+
+    def _tree(self) -> list[Module]:
+        """This and all parts, depth first; what stands in it twice is listed twice."""
+        found = [self]
+        for value in vars(self).values():
+            if isinstance(value, Module):
+                found += value._tree()
+        return found
 
     def named_modules(self) -> Iterator[tuple[str, Module]]:
         """(name, part) of this and all parts, depth first; the name of this is ''."""
@@ -83,11 +91,13 @@ class Module:
         """This and all parts, depth first."""
         return [m for _, m in self.named_modules()]
 
-    def _all_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        for prefix, module in self._all_modules():
-            for name, value in vars(module).items():
-                if isinstance(value, Tensor):
-                    yield f"{prefix}.{name}" if prefix else name, value
+    def _all_tensors(self) -> list[tuple[str, Tensor]]:
+        return [
+            (f"{prefix}.{name}" if prefix else name, value)
+            for prefix, module in self._all_modules()
+            for name, value in vars(module).items()
+            if isinstance(value, Tensor)
+        ]
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         return _once((name, t) for name, t in self._all_tensors() if isinstance(t, Parameter))
@@ -96,7 +106,8 @@ class Module:
         return _once((name, t) for name, t in self._all_tensors() if not isinstance(t, Parameter))
 
     def parameters(self) -> list[Parameter]:
-        return [p for _, p in self.named_parameters()]
+        tensors = [t for module in self._tree() for t in vars(module).values()]
+        return list({id(t): t for t in tensors if isinstance(t, Parameter)}.values())
 
     def buffers(self) -> list[Tensor]:
         return [b for _, b in self.named_buffers()]
@@ -194,7 +205,7 @@ class Module:
         counted: set[int] = set()
         for name, module in self._all_modules():
             own = [p for p in vars(module).values() if isinstance(p, Parameter)]
-            if own or next(module.children(), None) is None:
+            if own or not module.children():
                 shape = module.output_shape
                 rows.append((
                     f"{name}  {module.describe()}".strip(),
@@ -226,6 +237,9 @@ class Activation(Module):
         return ops.bias_act(x, act=self.act, slope=self.slope)
 
 
+_ACT = {"act", "slope"}
+
+
 def _is_act(part: Module | None) -> TypeGuard[Activation]:
     return isinstance(part, Activation) and type(part).forward is Activation.forward
 
@@ -242,10 +256,10 @@ class _Parts(Module):
             setattr(self, str(i), part)
 
     def __iter__(self) -> Iterator[Module]:
-        return (part for _, part in self.children())
+        return iter([part for _, part in self.children()])
 
     def __len__(self) -> int:
-        return sum(1 for _ in self.children())
+        return len(self.children())
 
 
 class Sequential(_Parts):
@@ -269,15 +283,15 @@ class Sequential(_Parts):
         return Sequential(*parts[i]) if isinstance(i, slice) else parts[i]
 
     def forward(self, x: Any) -> Any:
-        parts = list(self)
-        done = False  # whether the part before has computed this one too
+        parts = [part for _, part in self.children()]
+        done = None  # the activation that the part before it has computed
         for part, after in zip(parts, [*parts[1:], None], strict=True):
-            if done:
-                part.output_shape = _sample_shape(x)
-                done = False
-            elif _is_act(after) and {"act", "slope"} <= part.accepts:
+            if part is done:
+                part._last_shape = x.shape
+                done = None
+            elif _is_act(after) and part.accepts >= _ACT:
                 x = part(x, act=after.act, slope=after.slope)
-                done = True
+                done = after
             else:
                 x = part(x)
         return x

@@ -61,14 +61,15 @@ def linear(x: Any, w: Any, bias: Any = None, *, act: str = "linear", slope: floa
 
     act, slope: see bias_act.
     """
-    if x.shape[-1] != w.shape[1]:
+    (*batch, features), (out, expected) = x.shape, w.shape
+    if features != expected:
         raise ValueError(
-            f"linear: x has {x.shape[-1]} features but w expects {w.shape[1]}: "
+            f"linear: x has {features} features but w expects {expected}: "
             f"x {tuple(x.shape)}, w {tuple(w.shape)}"
         )
-    rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-    y = then_bias_act(_linear, (rows, w), {}, _product, bias, w.shape[0], act, slope)
-    return y if x.ndim == 2 else y.reshape(*x.shape[:-1], w.shape[0])
+    rows = x if len(batch) == 1 else x.reshape(-1, features)
+    y = then_bias_act(_linear, (rows, w), {}, _product, bias, out, act, slope)
+    return y if len(batch) == 1 else y.reshape(*batch, out)
 
 
 def embedding(labels: Any, w: Any) -> Any:

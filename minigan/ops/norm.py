@@ -109,14 +109,15 @@ def bias_act(x: Any, bias: Any = None, *, act: str = "linear", slope: float = 0.
     _check_activation("bias_act", act, slope)
     if bias is None:
         return _ACTIVATIONS[act](x, slope)
-    _check_bias("bias_act", f"x {x.shape}", bias, x.shape[1])
+    _check_bias("bias_act", "x", x, bias, x.shape[1])
     if act == "linear":
         return _add_bias(x, bias)
     return _bias_act(x, bias, act=act, slope=slope)
 
 
-def _check_bias(op: str, what: str, bias: Any, size: int) -> None:
-    if bias.ndim != 1 or bias.shape[0] != size:
+def _check_bias(op: str, name: str, operand: Any, bias: Any, size: int) -> None:
+    if bias.shape != (size,):
+        what = f"{name} {tuple(operand.shape)}"
         raise ValueError(f"{op}: {what} needs a bias of ({size},), not {bias.shape}")
 
 
@@ -134,11 +135,10 @@ def then_bias_act(
 
     compute(*arrays, bias, act, slope): both.   channels: of the product, along axis 1.
     """
-    op = product.name.removeprefix("_")
-    _check_activation(op, act, slope)
+    _check_activation(product.name, act, slope)
     if bias is None:
         return _ACTIVATIONS[act](product(*xs, **attrs), slope)
-    _check_bias(op, f"w {tuple(xs[1].shape)}", bias, channels)
+    _check_bias(product.name, "w", xs[1], bias, channels)
 
     def both(x: Array, w: Array, b: Array) -> Array:
         return compute(x, w, **attrs, bias=b, act=act, slope=slope)
