@@ -57,7 +57,7 @@ BUGS = {
     y[blockIdx.x * 64 + threadIdx.x] = tile[63 - threadIdx.x];  //!
 """,
         ),
-        r"reads tile \+ \d+ bytes, which thread \(63, 0, 0\) wrote in line 4: "
+        r"reads tile\[\d+\], which thread \(63, 0, 0\) wrote in line 4: "
         r"`tile\[threadIdx.x\] = x\[threadIdx.x\];`, with no __syncthreads\(\) between",
     ),
     "barrier missing before the next tile": (
@@ -75,7 +75,7 @@ BUGS = {
     y[blockIdx.x * 64 + threadIdx.x] = sum;
 """,
         ),
-        r"writes tile .* read in line 8: .*no __syncthreads\(\) between",
+        r"writes tile\[\d+\], .* read in line 8: .*no __syncthreads\(\) between",
     ),
     "all threads write one place": (
         "race",
@@ -88,7 +88,7 @@ BUGS = {
     y[blockIdx.x * 64 + threadIdx.x] = first;
 """,
         ),
-        r"writes first .* also writes .* in the same instruction",
+        r"writes first, .* also writes .* in the same instruction",
     ),
     "the last reader writes": (
         "race",
@@ -103,7 +103,7 @@ BUGS = {
     y[blockIdx.x * 64 + threadIdx.x] = v;
 """,
         ),
-        r"thread \(63, 0, 0\): writes total .* which other threads read in line 6",
+        r"thread \(63, 0, 0\): writes total, which other threads read in line 6",
     ),
     "a lane writes what its warp has just read": (
         "race",
@@ -267,7 +267,7 @@ BUGS = {
     y[blockIdx.x * 64 + threadIdx.x] = tile[threadIdx.x + 1];  //!
 """,
         ),
-        r"thread \(63, 0, 0\): reads tile \+ 256 bytes, which nothing has written",
+        r"thread \(63, 0, 0\): reads tile\[64\], which nothing has written",
     ),
     "barrier under divergence": (
         "barrier not reached by all",
@@ -425,6 +425,44 @@ def test_a_slice_keeps_the_alignment_of_its_array():
     vector = kernel("const float4* x, float4* y", "y[threadIdx.x] = x[threadIdx.x];  //!")
     sim.run(vector, "k", 1, 8, X[4:36], floats(32))
     expect("misaligned access", vector, X[1:33], floats(32), grid=1, block=8)
+
+
+def test_a_race_within_a_block_and_between_blocks_is_told_as_the_first():
+    """What a __syncthreads() mends comes first, and title and text are of one race."""
+    source = kernel("float* y", "y[threadIdx.x / 2] = threadIdx.x + 64 * blockIdx.x;  //!")
+    fault = expect("race", source, floats(32), grid=2)
+    assert "in the same instruction" in str(fault) and "two blocks" not in str(fault)
+    source = kernel(
+        "float* y",
+        """
+    y[threadIdx.x] = threadIdx.x + blockIdx.x;  //!
+    y[63 - threadIdx.x] = 2;
+""",
+    )
+    expect("race between blocks", source, floats(64), match="nothing orders two blocks")
+
+
+@pytest.mark.parametrize(
+    "declaration, index, place",
+    [
+        ("float tile[64]", "[threadIdx.x]", r"tile\[63\]"),
+        ("float4 tile[64]", "[threadIdx.x].x", "float 252 of tile"),
+        ("double tile[64]", "[threadIdx.x]", r"tile\[63\]"),
+        ("float tile[4][16]", "[threadIdx.x / 16][threadIdx.x % 16]", "float 63 of tile"),
+    ],
+)
+def test_a_fault_names_the_element(declaration, index, place):
+    source = kernel(
+        "float* y",
+        f"""
+    __shared__ {declaration};
+    if (threadIdx.x < 63) tile{index} = 1;
+    __syncthreads();
+    y[threadIdx.x] = tile{index};  //!
+""",
+    )
+    match = rf"reads {place}, which nothing has written"
+    expect("read of unwritten memory", source, floats(64), grid=1, match=match)
 
 
 def test_a_race_with_the_readers_of_an_array_that_was_only_read_before():

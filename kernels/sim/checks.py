@@ -19,7 +19,7 @@ from .memory import GlobalMemory, Space, Unwritten
 from .opcodes import I64, Value
 from .order import COPYING, MANY, SEVERAL, WARPS, Lanes, Order, Shadow, code_of, pc_of
 from .program import Program
-from .ptx import Op
+from .ptx import SIZES, Op, Symbol
 
 # The state of a granule of global memory. QUIET: of an array that no launch of this kernel has
 # written yet; its reads need no records. CONSTANT: of an array that must not be written.
@@ -59,8 +59,26 @@ class Access:
             return self.machine.launch.memory.where_is(address)
         for symbol in self.machine.program.kernel.shared if self.space.name == "shared" else ():
             if symbol.address <= address < symbol.address + symbol.size:
-                return f"{plain_name(symbol.name)} + {address - symbol.address} bytes"
+                return self._element(symbol, address - symbol.address)
         return f"byte {address} of {self.space.name} memory"
+
+    def _element(self, symbol: Symbol, offset: int) -> str:
+        """`tile[17]`, by the type that the instruction moves: PTX keeps no other. Of several axes,
+        or of vectors: `float 17 of tile`, counted through."""
+        kind = self.op.types[-1] if self.op.types else "b32"
+        name, size = plain_name(symbol.name), SIZES[kind]
+        index, rest = divmod(offset, size)
+        if symbol.size == size:
+            return name
+        if rest:
+            return f"{name} + {offset} bytes"
+        axes = rf"\b{re.escape(name)}\[[^\[\]]*\]\s*\["
+        if symbol.align > size or re.search(axes, self.machine.source(self.op)):
+            return f"{_WORDS.get(kind, 'element')} {index} of {name}"
+        return f"{name}[{index}]"
+
+
+_WORDS = {"f32": "float", "f64": "double"}
 
 
 class Checks:
@@ -333,8 +351,10 @@ class Checks:
                 f"{machine.source(other)}, {between}"
             )
 
-        apart = blocks is not None and bool((blocks[bad] != lanes.block[bad]).any())
-        access.fault("race between blocks" if apart else "race", bad, tell)
+        within = bad if blocks is None else bad & (blocks == lanes.block)
+        if within.any():  # what a barrier mends comes first
+            access.fault("race", within, tell)
+        access.fault("race between blocks", bad, tell)
 
 
 _VERBS = {"read": "reads", "write": "writes", "atomic": "atomically updates"}
