@@ -12,83 +12,22 @@ forward are not here, NumPy's vectorised tanh and exp are faster than one call a
 
 from __future__ import annotations
 
-import threading
-import warnings
-from collections.abc import Callable
-from typing import Any
-
 import numba
 import numpy as np
-from numba.extending import intrinsic
+
+from minigan.kernels.jobs import job
 
 LINEAR, RELU, LEAKY_RELU, TANH, SIGMOID = range(5)
 ACTS = {
     "linear": LINEAR, "relu": RELU, "leaky_relu": LEAKY_RELU, "tanh": TANH, "sigmoid": SIGMOID
 }  # fmt: skip
 
-_TYPES = {
-    "v": "float32[::1]", "m": "float32[:,::1]", "d": "float64[::1]", "dd": "float64[:,::1]",
-    "i": "int64", "f": "float64", "n": "int64[::1]",
-    "g": "UniTuple(int64, 13)",
-}  # fmt: skip
-_kernels: list[tuple[Any, str]] = []
-_ready = False
-_lock = threading.Lock()
-_told = False
-
-
-def _tell_uncached(reason: object) -> None:
-    global _told
-    if not _told:
-        _told = True
-        warnings.warn(
-            f"compiled CPU kernels cannot be kept ({reason}), so every run compiles them again: "
-            "set NUMBA_CACHE_DIR to a folder that can be written",
-            stacklevel=3,
-        )
-
-
-def _kernel(types: str) -> Callable[[Callable[..., None]], Any]:
-    """Decorator: compile for arguments of these types (see _TYPES), in `prepare`."""
-
-    def decorate(function: Callable[..., None]) -> Any:
-        try:
-            dispatcher = numba.njit(nogil=True, error_model="numpy", cache=True)(function)
-        except RuntimeError:  # Numba found no folder that it may write to
-            _tell_uncached("no folder for them can be written")
-            dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
-        arguments = ", ".join(_TYPES[t] for t in types.split())
-        _kernels.append((dispatcher, f"void({arguments})"))
-        return dispatcher
-
-    return decorate
-
-
-def prepare(progress: Callable[[int, int], None] | None = None) -> None:
-    """Compile all loops, or load them as an earlier run left them.
-
-    progress: called with (loops that are ready, loops in all) after each.
-    """
-    global _ready
-    with _lock:
-        if _ready:
-            return
-        for i, (dispatcher, signature) in enumerate(_kernels):
-            try:
-                dispatcher.compile(signature)
-            except OSError as error:  # compiled, but not saved: a full disk, say
-                _tell_uncached(error)
-            dispatcher.disable_compile()  # other types are a bug here, not one more compilation
-            if progress is not None:
-                progress(i + 1, len(_kernels))
-        _ready = True
-
 
 # ----------------------------------------------------------------------------------- convolution
 # Inner loops run over slices: Numba then knows that no index is negative, and LLVM makes them wide.
 
 
-@_kernel("v v i i i i i i i i i i i i i i i")
+@numba.njit(error_model="numpy")
 def im2col(x, cols, first, last, h, w, c, p, q, taps_r, taps_s, sh, sw, top, left, dh, dw):  # type: ignore[no-untyped-def]
     """cols[(n,p,q), (r,s,c)] = x[n, p·sh + r·dh - top, q·sw + s·dw - left, c], 0 in the padding
 
@@ -129,7 +68,7 @@ def im2col(x, cols, first, last, h, w, c, p, q, taps_r, taps_s, sh, sw, top, lef
                     rest[j] = 0
 
 
-@_kernel("v v i i i i i i i i i i i i i i i")
+@numba.njit(error_model="numpy")
 def col2im(cols, x, first, last, h, w, c, p, q, taps_r, taps_s, sh, sw, top, left, dh, dw):  # type: ignore[no-untyped-def]
     """The transpose: each element of cols added to the x that im2col reads it from."""
     length = taps_s * c
@@ -157,8 +96,8 @@ def col2im(cols, x, first, last, h, w, c, p, q, taps_r, taps_s, sh, sw, top, lef
                             tap[j] += taken[j]
 
 
-@_kernel("v v i i i i i i")
-def transpose_last(a, b, outer, m, n, shards, first, last):  # type: ignore[no-untyped-def]
+@job("v v i i i i")
+def transpose_last(a, b, outer, m, n, shards, first, last, part):  # type: ignore[no-untyped-def]
     """b[i,k,j] = Σ_shard a[shard,i,j,k], first ≤ i < last
 
     a (shards,outer,m,n) -> b (outer,n,m)
@@ -203,8 +142,8 @@ def _act_gradient(g, y, act, slope):  # type: ignore[no-untyped-def]
     return g
 
 
-@_kernel("m v m i f i i")
-def bias_act(x, bias, y, act, slope, first, last):  # type: ignore[no-untyped-def]
+@job("m v m i f")
+def bias_act(x, bias, y, act, slope, first, last, part):  # type: ignore[no-untyped-def]
     """y = act(x + bias[c])"""
     slope = np.float32(slope)
     for i in range(first, last):
@@ -212,9 +151,10 @@ def bias_act(x, bias, y, act, slope, first, last):  # type: ignore[no-untyped-de
             y[i, c] = _act(x[i, c] + bias[c], act, slope)
 
 
-@_kernel("m m m d i f i i")
-def bias_act_backward(g, y, gx, gbias, act, slope, first, last):  # type: ignore[no-untyped-def]
+@job("m m m d i f")
+def bias_act_backward(g, y, gx, gbias, act, slope, first, last, part):  # type: ignore[no-untyped-def]
     """gx = g · act'(y),   gbias[c] = Σ gx"""
+    gbias = gbias[part]
     slope = np.float32(slope)
     for c in range(g.shape[1]):
         gbias[c] = 0
@@ -225,9 +165,10 @@ def bias_act_backward(g, y, gx, gbias, act, slope, first, last):  # type: ignore
             gbias[c] += v
 
 
-@_kernel("m d i i")
-def column_sums(g, sums, first, last):  # type: ignore[no-untyped-def]
+@job("m d")
+def column_sums(g, sums, first, last, part):  # type: ignore[no-untyped-def]
     """sums[c] = Σ g"""
+    sums = sums[part]
     for c in range(g.shape[1]):
         sums[c] = 0
     for i in range(first, last):
@@ -238,9 +179,10 @@ def column_sums(g, sums, first, last):  # type: ignore[no-untyped-def]
 # ----------------------------------------------------------------------------------- batch norm
 
 
-@_kernel("m d d i i")
-def moments(x, sums, squares, first, last):  # type: ignore[no-untyped-def]
+@job("m d d")
+def moments(x, sums, squares, first, last, part):  # type: ignore[no-untyped-def]
     """sums[c] = Σ x,   squares[c] = Σ x²"""
+    sums, squares = sums[part], squares[part]
     for c in range(x.shape[1]):
         sums[c] = 0
         squares[c] = 0
@@ -251,8 +193,8 @@ def moments(x, sums, squares, first, last):  # type: ignore[no-untyped-def]
             squares[c] += v * v
 
 
-@_kernel("m v v v m i f i i")
-def normalise(x, mean, scale, bias, y, act, slope, first, last):  # type: ignore[no-untyped-def]
+@job("m v v v m i f")
+def normalise(x, mean, scale, bias, y, act, slope, first, last, part):  # type: ignore[no-untyped-def]
     """y = act((x - mean[c]) · scale[c] + bias[c])"""
     slope = np.float32(slope)
     for i in range(first, last):
@@ -260,9 +202,10 @@ def normalise(x, mean, scale, bias, y, act, slope, first, last):  # type: ignore
             y[i, c] = _act((x[i, c] - mean[c]) * scale[c] + bias[c], act, slope)
 
 
-@_kernel("m m m v v d d i f i i")
-def batch_norm_sums(g, x, y, mean, rstd, ga_sum, gax_sum, act, slope, first, last):  # type: ignore[no-untyped-def]
+@job("m m m v v d d i f")
+def batch_norm_sums(g, x, y, mean, rstd, ga_sum, gax_sum, act, slope, first, last, part):  # type: ignore[no-untyped-def]
     """With ga = g · act'(y):   ga_sum[c] = Σ ga,   gax_sum[c] = Σ ga · (x - mean) · rstd"""
+    ga_sum, gax_sum = ga_sum[part], gax_sum[part]
     slope = np.float32(slope)
     for c in range(x.shape[1]):
         ga_sum[c] = 0
@@ -274,9 +217,9 @@ def batch_norm_sums(g, x, y, mean, rstd, ga_sum, gax_sum, act, slope, first, las
             gax_sum[c] += ga * ((x[i, c] - mean[c]) * rstd[c])
 
 
-@_kernel("m m m v v v v v m i f i i")
+@job("m m m v v v v v m i f")
 def batch_norm_gradient(  # type: ignore[no-untyped-def]
-    g, x, y, mean, rstd, scale, ga_mean, gax_mean, gx, act, slope, first, last
+    g, x, y, mean, rstd, scale, ga_mean, gax_mean, gx, act, slope, first, last, part
 ):
     """gx = scale · (ga - ga_mean - (x - mean) · rstd · gax_mean)"""
     slope = np.float32(slope)
@@ -287,11 +230,12 @@ def batch_norm_gradient(  # type: ignore[no-untyped-def]
             gx[i, c] = scale[c] * (ga - ga_mean[c] - xhat * gax_mean[c])
 
 
-@_kernel("m m m m v v d d d i f i i")
+@job("m m m m v v d d d i f")
 def batch_norm_double_sums(  # type: ignore[no-untyped-def]
-    ggx, g, x, y, mean, rstd, ggx_sum, ggxx_sum, product_sum, act, slope, first, last
+    ggx, g, x, y, mean, rstd, ggx_sum, ggxx_sum, product_sum, act, slope, first, last, part
 ):
     """ggx_sum[c] = Σ ggx,   ggxx_sum[c] = Σ ggx·x̂,   product_sum[c] = Σ ggx·ga"""
+    ggx_sum, ggxx_sum, product_sum = ggx_sum[part], ggxx_sum[part], product_sum[part]
     slope = np.float32(slope)
     for c in range(x.shape[1]):
         ggx_sum[c] = 0
@@ -305,10 +249,10 @@ def batch_norm_double_sums(  # type: ignore[no-untyped-def]
             product_sum[c] += v * _act_gradient(g[i, c], y[i, c], act, slope)
 
 
-@_kernel("m m m m v v v v v v v v m m i f i i")
+@job("m m m m v v v v v v v v m m i f")
 def batch_norm_double_gradient(  # type: ignore[no-untyped-def]
     ggx, g, x, y, mean, rstd, scale, e_ggx, e_ggxx, e_ga, e_gax, e_xhat, gg, gx, act, slope,
-    first, last,
+    first, last, part,
 ):  # fmt: skip
     """gg = act'(y) · scale · (ggx - e_ggx - x̂ · e_ggxx)
 
@@ -328,8 +272,8 @@ def batch_norm_double_gradient(  # type: ignore[no-untyped-def]
 # ----------------------------------------------------------------------------------------- Adam
 
 
-@_kernel("v v v v f f f f f f i i")
-def adam(p, g, m, v, beta1, beta2, rate, root, eps, decay, first, last):  # type: ignore[no-untyped-def]
+@job("v v v v f f f f f f")
+def adam(p, g, m, v, beta1, beta2, rate, root, eps, decay, first, last, part):  # type: ignore[no-untyped-def]
     """m = β1·m + (1-β1)·g,  v = β2·v + (1-β2)·g²,  p = p·decay - rate · m / (sqrt(v·root) + eps)"""
     new_m, new_v = np.float32(1 - beta1), np.float32(1 - beta2)
     rate, root, eps = np.float32(rate), np.float32(root), np.float32(eps)
@@ -341,27 +285,3 @@ def adam(p, g, m, v, beta1, beta2, rate, root, eps, decay, first, last):  # type
         m[i] = m_i
         v[i] = v_i
         p[i] = p[i] * decay - rate * m_i / (np.sqrt(v_i * root) + eps)
-
-
-# -------------------------------------------------------------------------------------- waiting
-
-
-@intrinsic
-def _load(typing_context, array):  # type: ignore[no-untyped-def]
-    """array[0] as other threads see it now, which no register may stand for."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        view = context.make_array(signature.args[0])(context, builder, arguments[0])
-        return builder.load_atomic(view.data, "acquire", 8)
-
-    return numba.types.int64(array), generate
-
-
-@_kernel("n i i n")
-def spin(counter, least, turns, reached):  # type: ignore[no-untyped-def]
-    """reached[0] = 1 as soon as counter[0] is `least` or more, 0 if that takes too many turns"""
-    reached[0] = 0
-    for _ in range(turns):
-        if _load(counter) >= least:  # type: ignore[call-arg]
-            reached[0] = 1
-            return

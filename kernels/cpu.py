@@ -60,11 +60,10 @@ def warm_up(progress: Callable[[int, int], None] | None = None) -> bool:
     global _loops, _gemm
     if _loops is None:
         try:
-            from minigan.kernels import compiled, gemm
+            from minigan.kernels import compiled, gemm, jobs
 
-            compiled.prepare(progress)
+            jobs.prepare(progress)
             _keep_pages()
-            threads.spin = compiled.spin
             _loops, _gemm = compiled, gemm
         except Exception as error:
             _loops = False
@@ -103,44 +102,43 @@ def _shards(parts: int, work: int) -> int:
     return max(1, min(threads.count(), parts, work // _LEAST))
 
 
-def _share(task: Callable[[int, int, int], None], parts: int, work: int) -> int:
-    """Call task(shard, first, last) for each shard of `parts`. Returns the number of shards."""
+def _share(job: Any, arguments: tuple[Any, ...], parts: int, work: int) -> int:
+    """Do a job on all of `parts`, which are `work` floats. Returns among how many it was shared."""
     shards = _shards(parts, work)
-    ranges = threads.split(parts, shards)
-    threads.run(lambda i: task(i, *ranges[i]), shards)
+    threads.run(job, arguments, parts, shards)
     return shards
 
 
 def _transposed(a: Array, outer: int, m: int, n: int) -> Array:
     """a (shards,outer,m,n) -> (outer,n,m), the sum over the shards, all flat and in order"""
     b = np.empty(outer * m * n, np.float32)
-    flat, parts = a.reshape(-1), a.size // b.size
-
-    def task(_: int, first: int, last: int) -> None:
-        _loops.transpose_last(flat, b, outer, m, n, parts, first, last)
-
-    _share(task, outer, a.size)
+    arguments = a.reshape(-1), b, outer, m, n, a.size // b.size
+    _share(_loops.transpose_last, arguments, outer, a.size)
     return b
 
 
 _own = threading.local()
 
 
-def _space(floats: int, addresses: int) -> tuple[Array, Array]:
-    """float32 and int64 arrays of anything, this thread's until it asks again: new pages would
-    cost time. After the floats there are a vector's more."""
-    area, table = getattr(_own, "space", (np.empty(0, np.float32), np.empty(0, np.int64)))
-    if area.size < floats + _gemm.LANES or table.size < addresses:
-        area = np.empty(max(area.size, floats + _gemm.LANES), np.float32)
-        table = np.empty(max(table.size, addresses), np.int64)
-        _own.space = area, table
-    return area, table[:addresses]
+def _space(shards: int, floats: int, addresses: int) -> tuple[Array, Array]:
+    """float32 (shards,≥floats) and int64 (shards,≥addresses) of anything, this thread's until it
+    asks again: new pages would cost time. The floats are a vector more."""
+    flat, table = getattr(_own, "space", (np.empty(0, np.float32), np.empty(0, np.int64)))
+    floats += _gemm.LANES
+    if flat.size < shards * floats or table.size < shards * addresses:
+        flat = np.empty(max(flat.size, shards * floats), np.float32)
+        table = np.empty(max(table.size, shards * addresses), np.int64)
+        _own.space = flat, table
+    return (
+        flat[: shards * floats].reshape(shards, -1),
+        table[: shards * addresses].reshape(shards, -1),
+    )
 
 
 def _sums(channels: int) -> Array:
-    """float64 (threads,channels), a row for each shard to sum in. Gaps keep the rows from sharing a
-    line of cache, which would travel between the cores with every addition."""
-    return np.empty((threads.count(), channels + 32))[:, :channels]
+    """float64 (threads, ≥channels), a row for each shard to sum in. Gaps keep the rows from sharing
+    a line of cache, which would travel between the cores with every addition."""
+    return np.empty((threads.count(), channels + 32))
 
 
 def _dense(a: Array) -> Array:
@@ -262,11 +260,8 @@ def _whole(columns: int) -> int:
 def _packed(w: Array, counts: tuple[int, int, int], steps: tuple[int, ...], n: int) -> Array:
     """w, flat, as the panels of a matrix of n columns: see gemm.pack."""
     panels = np.empty(prod(counts) * _whole(n), np.float32)
-
-    def task(_: int, first: int, last: int) -> None:
-        _gemm.pack(w, panels, 0, *counts, *steps, n, first, last)
-
-    _share(task, _whole(n) // _gemm.LANES, 2 * panels.size)
+    arguments = w, panels, *counts, *steps, n
+    _share(_gemm.pack, arguments, _whole(n) // _gemm.LANES, 2 * panels.size)
     return panels
 
 
@@ -314,15 +309,13 @@ def conv2d(
     images = _channels_last(x).reshape(-1)
     panels = _packed(_dense(w).reshape(-1), (r, s, c), (s, 1, r * s, c * r * s), k)
     y = np.empty((n * pixels, k), np.float32)
-    ending = _ending(k, bias, act, slope)
-
-    def task(_: int, first: int, last: int) -> None:
-        piece = geometry.piece(pixels)
-        space = _space(piece * geometry.area(how), 2 * (piece * pixels + _gemm.ROWS))
-        _gemm.conv2d(images, panels, y, *ending, how, piece, first, last, *space, numbers)
-        _finish(y[first * pixels : last * pixels], act)
-
-    _share(task, n, geometry.work)
+    piece = geometry.piece(pixels)
+    space = _space(
+        _shards(n, geometry.work), piece * geometry.area(how), 2 * (piece * pixels + _gemm.ROWS)
+    )
+    arguments = images, panels, y, *_ending(k, bias, act, slope), how, piece, *space, numbers
+    _share(_gemm.conv2d, arguments, n, geometry.work)
+    _finish(y, act)
     return _images(y, (n, k, *geometry.out))
 
 
@@ -339,37 +332,27 @@ def conv2d_dgrad(
     numbers, image, pixels = geometry.numbers(), prod(size), geometry.pixels
     flat = _rows(g).reshape(-1)
     gx = np.empty((n * image, c), np.float32)
-    ending = _ending(c, bias, act, slope)
     if geometry.phases():
         panels = np.empty(r * s * k * _whole(c), np.float32)
-        _gemm.pack_phases(_dense(w).reshape(-1), panels, numbers, k)
-
-        def shard(first: int, last: int) -> None:
-            piece = geometry.piece(image)
-            space = _space(piece * geometry.framed(), 2 * (piece * image + _gemm.ROWS))
-            _gemm.conv2d_dgrad(flat, panels, gx, *ending, piece, first, last, *space, numbers, k)
+        filters = _dense(w).reshape(-1), panels, numbers, k
+        _share(_gemm.pack_phases, filters, _whole(c) // _gemm.LANES, 2 * panels.size)
+        job, by, area, rows = _gemm.conv2d_dgrad, (panels,), geometry.framed(), image
+        ending = _ending(c, bias, act, slope)
     else:
-        b = _columns(_filters(w))
         # With a patch that is the image, or of one pixel each, cols is gx.
         direct = (
             not any(map(any, pad))
             and dilation == (1, 1)
             and (size == (r, s) or ((r, s) == (1, 1) and stride == (1, 1)))
         )
-
-        def shard(first: int, last: int) -> None:
-            piece = geometry.piece(pixels)
-            area = 0 if direct else piece * pixels * geometry.depth
-            space = _space(area, 2 * (piece * pixels + _gemm.ROWS))
-            _gemm.conv2d_dgrad_columns(
-                flat, *b, gx, *ending, direct, piece, first, last, *space, numbers, k
-            )
-
-    def task(_: int, first: int, last: int) -> None:
-        shard(first, last)
-        _finish(gx[first * image : last * image], act)
-
-    _share(task, n, geometry.work)
+        job, by, rows = _gemm.conv2d_dgrad_columns, _columns(_filters(w)), pixels
+        area = 0 if direct else pixels * geometry.depth
+        ending = *_ending(c, bias, act, slope), int(direct)
+    piece = geometry.piece(rows)
+    space = _space(_shards(n, geometry.work), piece * area, 2 * (piece * rows + _gemm.ROWS))
+    arguments = flat, *by, gx, *ending, piece, *space, numbers, k
+    _share(job, arguments, n, geometry.work)
+    _finish(gx, act)
     return _images(gx, (n, c, *size))
 
 
@@ -385,20 +368,14 @@ def conv2d_wgrad(
     images, flat = _channels_last(x).reshape(-1), _rows(g).reshape(-1)
     runs = 1 if how == _gemm.LAID_OUT else taps[0]
     length = geometry.depth // runs
-    sums = np.empty((_shards(n, geometry.work), k * runs * _whole(length)), np.float32)
-
-    def task(shard: int, first: int, last: int) -> None:
-        piece = geometry.piece(pixels)
-        space = _space(piece * geometry.area(how), piece * pixels)
-        _gemm.conv2d_wgrad(images, flat, sums[shard], how, piece, first, last, *space, numbers, k)
-
-    parts = _share(task, n, geometry.work)
+    shards, piece = _shards(n, geometry.work), geometry.piece(pixels)
+    sums = np.empty((shards, k * runs * _whole(length)), np.float32)
+    space = _space(shards, piece * geometry.area(how), piece * pixels)
+    arguments = images, flat, sums, how, piece, *space, numbers, k
+    _share(_gemm.conv2d_wgrad, arguments, n, geometry.work)
     gw = np.empty((k, c, *taps), np.float32)
-
-    def add(_: int, first: int, last: int) -> None:
-        _gemm.add_sums(sums.reshape(-1), gw.reshape(-1), parts, k, runs, length, c, first, last)
-
-    _share(add, k, 2 * sums.size)
+    arguments = sums.reshape(-1), gw.reshape(-1), shards, k, runs, length, c
+    _share(_gemm.add_sums, arguments, k, 2 * sums.size)
     return gw
 
 
@@ -411,24 +388,18 @@ def matmul(
             return bias_act(x @ b, bias, act, slope)
     (m, depth), n = x.shape, b.shape[1]
     y = np.empty((m, n), np.float32)
-    ending = _ending(n, bias, act, slope)
     work = m * n * depth // _PRODUCTS
+    shards = _shards(m, work)
     if x.T.flags.c_contiguous and not x.flags.c_contiguous and n % _gemm.LANES == 0:
-        a, right = _dense(x.T).reshape(-1), _dense(b).reshape(-1)
-
-        def outer(_: int, first: int, last: int) -> None:
-            _gemm.matmul_outer(a, m, right, y, first, last, _space(0, depth)[1])
-
-        _share(outer, m, work)
-        return bias_act(y, bias, act, slope)
-    left, right = _dense(x).reshape(-1), _columns(b)
-
-    def rows(_: int, first: int, last: int) -> None:
-        table = _space(0, 2 * (last - first + _gemm.ROWS))[1]
-        _gemm.matmul(left, depth, *right, y, *ending, first, last, 0, n, table)
-        _finish(y[first:last], act)
-
-    _share(rows, m, work)
+        table = _space(shards, 0, depth)[1]
+        arguments = _dense(x.T).reshape(-1), m, _dense(b).reshape(-1), y, table
+        _share(_gemm.matmul_outer, arguments, m, work)
+        return y if bias is None and act == "linear" else bias_act(y, bias, act, slope)
+    table = _space(shards, 0, 2 * (-(-m // shards) + _gemm.ROWS))[1]
+    ending = _ending(n, bias, act, slope)
+    arguments = _dense(x).reshape(-1), depth, *_columns(b), y, *ending, table
+    _share(_gemm.matmul, arguments, m, work)
+    _finish(y, act)
     return y
 
 
@@ -441,13 +412,9 @@ def bias_act(x: Array, bias: Array, act: str, slope: float) -> Array:
     rows = _rows(x)
     bias = np.zeros(x.shape[1], np.float32) if bias is None else _dense(bias)
     y = np.empty_like(rows)
-    code = _loops.ACTS[act]
-
-    def task(_: int, first: int, last: int) -> None:
-        _loops.bias_act(rows, bias, y, code, slope, first, last)
-        _finish(y[first:last], act)
-
-    _share(task, len(rows), x.size)
+    arguments = rows, bias, y, _loops.ACTS[act], slope
+    _share(_loops.bias_act, arguments, len(rows), x.size)
+    _finish(y, act)
     return _images(y, x.shape)
 
 
@@ -469,20 +436,13 @@ def bias_act_backward(g: Array, y: Array, act: str, slope: float) -> tuple[Array
     g_rows = _rows(g)
     sums = _sums(g.shape[1])
     if act == "linear":
-        gx = g
-
-        def task(shard: int, first: int, last: int) -> None:
-            _loops.column_sums(g_rows, sums[shard], first, last)
+        gx, job, arguments = g, _loops.column_sums, (g_rows, sums)
     else:
-        y_rows, gx_rows, code = _rows(y), np.empty_like(g_rows), _loops.ACTS[act]
-        gx = _images(gx_rows, g.shape)
-
-        def task(shard: int, first: int, last: int) -> None:
-            into = gx_rows, sums[shard]
-            _loops.bias_act_backward(g_rows, y_rows, *into, code, slope, first, last)
-
-    shards = _share(task, len(g_rows), g.size)
-    return gx, sums[:shards].sum(axis=0).astype(np.float32)
+        gx_rows = np.empty_like(g_rows)
+        gx, job = _images(gx_rows, g.shape), _loops.bias_act_backward
+        arguments = g_rows, _rows(y), gx_rows, sums, _loops.ACTS[act], slope
+    shards = _share(job, arguments, len(g_rows), g.size)
+    return gx, sums[:shards, : g.shape[1]].sum(axis=0).astype(np.float32)
 
 
 # ------------------------------------------------------------------------------------- batch norm
@@ -496,23 +456,16 @@ def batch_norm(
     rows = _rows(x)
     m, c = rows.shape
     sums = _sums(c), _sums(c)
-
-    def measure(shard: int, first: int, last: int) -> None:
-        _loops.moments(rows, sums[0][shard], sums[1][shard], first, last)
-
-    shards = _share(measure, m, x.size)
-    mean, square = (a[:shards].sum(axis=0) / m for a in sums)
+    shards = _share(_loops.moments, (rows, *sums), m, x.size)
+    mean, square = (a[:shards, :c].sum(axis=0) / m for a in sums)
     rstd64 = 1 / np.sqrt(np.maximum(square - mean * mean, 0) + eps)
     mean, rstd = mean.astype(np.float32), rstd64.astype(np.float32)
     scale = rstd if weight is None else rstd * weight
     bias = np.zeros(c, np.float32) if bias is None else _dense(bias)
     y = np.empty_like(rows)
-
-    def apply(_: int, first: int, last: int) -> None:
-        _loops.normalise(rows, mean, scale, bias, y, _loops.ACTS[act], slope, first, last)
-        _finish(y[first:last], act)
-
-    _share(apply, m, x.size)
+    arguments = rows, mean, scale, bias, y, _loops.ACTS[act], slope
+    _share(_loops.normalise, arguments, m, x.size)
+    _finish(y, act)
     return _images(y, x.shape), mean, rstd
 
 
@@ -525,23 +478,14 @@ def batch_norm_backward(
     m, c = x_rows.shape
     code = _loops.ACTS[act]
     sums = _sums(c), _sums(c)
-
-    def measure(shard: int, first: int, last: int) -> None:
-        into = sums[0][shard], sums[1][shard]
-        _loops.batch_norm_sums(g_rows, x_rows, y_rows, mean, rstd, *into, code, slope, first, last)
-
-    shards = _share(measure, m, x.size)
-    gbias, gweight = (a[:shards].sum(axis=0) for a in sums)
+    arguments = g_rows, x_rows, y_rows, mean, rstd, *sums, code, slope
+    shards = _share(_loops.batch_norm_sums, arguments, m, x.size)
+    gbias, gweight = (a[:shards, :c].sum(axis=0) for a in sums)
     scale = rstd if weight is None else rstd * weight
     means = (gbias / m).astype(np.float32), (gweight / m).astype(np.float32)
     gx = np.empty_like(g_rows)
-
-    def apply(_: int, first: int, last: int) -> None:
-        _loops.batch_norm_gradient(
-            g_rows, x_rows, y_rows, mean, rstd, scale, *means, gx, code, slope, first, last
-        )
-
-    _share(apply, m, x.size)
+    arguments = g_rows, x_rows, y_rows, mean, rstd, scale, *means, gx, code, slope
+    _share(_loops.batch_norm_gradient, arguments, m, x.size)
     return _images(gx, x.shape), gweight.astype(np.float32), gbias.astype(np.float32)
 
 
@@ -557,13 +501,9 @@ def batch_norm_double_backward(
     m, c = rows[0].shape
     code = _loops.ACTS[act]
     sums = _sums(c), _sums(c), _sums(c)
-
-    def measure(shard: int, first: int, last: int) -> None:
-        into = [a[shard] for a in sums]
-        _loops.batch_norm_double_sums(*rows, mean, rstd, *into, code, slope, first, last)
-
-    shards = _share(measure, m, 2 * x.size)
-    e_ggx, e_ggxx, e_product = (a[:shards].sum(axis=0) / m for a in sums)
+    arguments = *rows, mean, rstd, *sums, code, slope
+    shards = _share(_loops.batch_norm_double_sums, arguments, m, 2 * x.size)
+    e_ggx, e_ggxx, e_product = (a[:shards, :c].sum(axis=0) / m for a in sums)
     e_ga, e_gax = gbias / np.float64(m), gweight / np.float64(m)
     both = e_product - e_ggx * e_ga
     scale = rstd if weight is None else rstd * weight
@@ -571,13 +511,8 @@ def batch_norm_double_backward(
         a.astype(np.float32) for a in (e_ggx, e_ggxx, e_ga, e_gax, both - 3 * e_ggxx * e_gax)
     ]
     gg, gx = (np.empty_like(rows[0]) for _ in range(2))
-
-    def apply(_: int, first: int, last: int) -> None:
-        _loops.batch_norm_double_gradient(
-            *rows, mean, rstd, scale, *coefficients, gg, gx, code, slope, first, last
-        )
-
-    _share(apply, m, 2 * x.size)
+    arguments = *rows, mean, rstd, scale, *coefficients, gg, gx, code, slope
+    _share(_loops.batch_norm_double_gradient, arguments, m, 2 * x.size)
     gw = (m * rstd * (both - e_ggxx * e_gax)).astype(np.float32)
     return _images(gg, x.shape), _images(gx, x.shape), gw
 
@@ -594,6 +529,4 @@ def adam(
         return plain.adam(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step)
     rate, root = lr / (1 - beta1**step), 1 / (1 - beta2**step)
     options = (beta1, beta2, rate, root, eps, 1 - lr * weight_decay)
-    _share(
-        lambda _, first, last: _loops.adam(p, g, m, v, *options, first, last), p.size, 4 * p.size
-    )
+    _share(_loops.adam, (*arrays, *options), p.size, 4 * p.size)

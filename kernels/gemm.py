@@ -33,7 +33,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from minigan.kernels.compiled import _act, col2im, im2col
-from minigan.kernels.compiled import _kernel as kernel
+from minigan.kernels.jobs import job
 
 _features = llvmlite.binding.get_host_cpu_features()
 _many_registers = bool(_features.get("avx512f")) or platform.machine() in ("arm64", "aarch64")
@@ -84,8 +84,9 @@ class _Emitter:
         return self.builder.shuffle_vector(one, undefined, first)
 
     def clear(self) -> None:
-        for s in sum(self.sums, []):
-            self.builder.store(ir.Constant(_vector, [0.0] * LANES), s)
+        for row in self.sums:
+            for s in row:
+                self.builder.store(ir.Constant(_vector, [0.0] * LANES), s)
 
     def fetch(self, y: list[Any]) -> None:
         for sums, row in zip(self.sums, y, strict=True):
@@ -242,11 +243,9 @@ def _address(a, index):  # type: ignore[no-untyped-def]
     return a.ctypes.data + index * a.itemsize
 
 
-@kernel("v v i i i i i i i i i i i")
-def pack(
-    w, panels, base, i_count, j_count, l_count, i_step, j_step, l_step, n_step, n, first, last
-):  # type: ignore[no-untyped-def]
-    """panels: b[(i,j,l), column] = w[base + i·i_step + j·j_step + l·l_step + column·n_step]
+@numba.njit
+def _pack(w, panels, base, i_count, j_count, l_count, i_step, j_step, l_step, n_step, n, first, last):  # type: ignore[no-untyped-def]  # fmt: skip
+    """panels: b[(i,j,k), column] = w[base + i·i_step + j·j_step + k·l_step + column·n_step]
 
     For the panels numbered first .. last, each (i_count·j_count·l_count, LANES), the columns from n
     on filled with 0.
@@ -256,15 +255,22 @@ def pack(
         column = panel * LANES
         width = min(LANES, n - column)
         to = panels[panel * depth * LANES :]
-        for l in range(l_count):
+        for k in range(l_count):
             for i in range(i_count):
                 for j in range(j_count):
-                    at = base + i * i_step + j * j_step + l * l_step + column * n_step
-                    line = to[((i * j_count + j) * l_count + l) * LANES :]
+                    at = base + i * i_step + j * j_step + k * l_step + column * n_step
+                    line = to[((i * j_count + j) * l_count + k) * LANES :]
                     for c in range(width):
                         line[c] = w[at + c * n_step]
                     for c in range(width, LANES):
                         line[c] = 0
+
+
+@job("v v i i i i i i i i")
+def pack(w, panels, i_count, j_count, l_count, i_step, j_step, l_step, n_step, n, first, last, part):  # type: ignore[no-untyped-def]  # fmt: skip
+    """See _pack; base 0."""
+    counts = i_count, j_count, l_count
+    _pack(w, panels, 0, *counts, i_step, j_step, l_step, n_step, n, first, last)
 
 
 @numba.njit
@@ -285,42 +291,45 @@ def _product(a, count, runs, stride, length, b, step, pitch, n, y):  # type: ign
 
 
 @numba.njit
-def _bias_act(y, bias, act, slope, i0, i1, j0, j1):  # type: ignore[no-untyped-def]
-    """y = act(y + bias), in these rows and columns"""
+def _bias_act(y, bias, act, slope, first, last):  # type: ignore[no-untyped-def]
+    """y = act(y + bias), rows first .. last"""
     slope = np.float32(slope)
-    for i in range(i0, i1):
-        row, b = y[i, j0:j1], bias[j0:j1]
-        for j in range(len(row)):
-            row[j] = _act(row[j] + b[j], act, slope)
+    for i in range(first, last):
+        for j in range(y.shape[1]):
+            y[i, j] = _act(y[i, j] + bias[j], act, slope)
 
 
-@kernel("v i v i i m v i i f i i i i n")
-def matmul(x, depth, b, step, pitch, y, bias, finish, act, slope, i0, i1, j0, j1, table):  # type: ignore[no-untyped-def]
-    """y = act(x · b + bias), its rows i0 .. i1 and columns j0 .. j1, j0 a multiple of LANES
+@job("v i v i i m v i i f t")
+def matmul(x, depth, b, step, pitch, y, bias, finish, act, slope, table, first, last, part):  # type: ignore[no-untyped-def]
+    """y = act(x · b + bias), rows first .. last.   x (M,depth).   b, step, pitch: see _product.
 
-    x (M,depth).   b, step, pitch: see _product.   finish: whether bias and act apply.
-    table: 2 · (i1 - i0 + ROWS) long.
+    finish: whether bias and act apply.   table: 2 · (last - first + ROWS) long, at least.
     """
-    count, n = i1 - i0, y.shape[1]
-    rows, to = table[: count + ROWS], table[count + ROWS :]
+    count, n = last - first, y.shape[1]
+    half = table.shape[1] // 2
+    rows, to = table[part, :half], table[part, half:]
     for i in range(count):
-        rows[i] = _address(x, (i0 + i) * depth)
-        to[i] = y.ctypes.data + 4 * ((i0 + i) * n + j0)
-    _product(rows, count, 1, 0, depth, b[j0 * step :], step, pitch, j1 - j0, to)
+        rows[i] = _address(x, (first + i) * depth)
+        to[i] = y.ctypes.data + 4 * (first + i) * n
+    _product(rows, count, 1, 0, depth, b, step, pitch, n, to)
     if finish:
-        _bias_act(y, bias, act, slope, i0, i1, j0, j1)
+        _bias_act(y, bias, act, slope, first, last)
 
 
-@kernel("v i v m i i n")
-def matmul_outer(a, pitch, b, y, i0, i1, table):  # type: ignore[no-untyped-def]
-    """y = aᵀ · b, its rows i0 .. i1.   a (K,pitch), b (K,N), N a multiple of LANES.   table: K long"""
-    n = y.shape[1]
+@job("v i v m t")
+def matmul_outer(a, pitch, b, y, table, first, last, part):  # type: ignore[no-untyped-def]
+    """y = aᵀ · b, rows first .. last.   a (K,pitch), b (K,N), N a multiple of LANES.
+
+    table: K long, at least.
+    """
+    n, rows = y.shape[1], table[part]
     depth = len(b) // n
     for k in range(depth):
-        table[k] = _address(b, k * n)
+        rows[k] = _address(b, k * n)
     for k in range(0, depth, _CHUNK):
-        at, to = _address(a, k * pitch + i0), y.ctypes.data + 4 * i0 * n
-        _outer(at, pitch, i1 - i0, _address(table, k), 0, n, min(_CHUNK, depth - k), to, n, k > 0)
+        at, to = _address(a, k * pitch + first), y.ctypes.data + 4 * first * n
+        length = min(_CHUNK, depth - k)
+        _outer(at, pitch, last - first, _address(rows, k), 0, n, length, to, n, k)
 
 
 # ------------------------------------------------------------------------------------ convolutions
@@ -385,16 +394,18 @@ def _patches(x, how, n0, n1, area, table, geometry):  # type: ignore[no-untyped-
     return taps_r, dh * wide * c, taps_s * c
 
 
-@kernel("v v m v i i f i i i i v n g")
-def conv2d(x, panels, y, bias, finish, act, slope, how, piece, first, last, area, table, geometry):  # type: ignore[no-untyped-def]
+@job("v v m v i i f i i m t g")
+def conv2d(
+    x, panels, y, bias, finish, act, slope, how, piece, area, table, geometry, first, last, part
+):  # type: ignore[no-untyped-def]
     """y[(n,p,q), k] = act(Σ patch[(n,p,q)] · filter[k] + bias[k])   of the images first .. last
 
     panels: the filters, packed.   finish: whether bias and act apply.   piece: images at a time.
     area, table: space for a piece.
     """
     pixels, k = geometry[3] * geometry[4], y.shape[1]
-    half = len(table) // 2
-    rows, to = table[:half], table[half:]
+    half = table.shape[1] // 2
+    area, rows, to = area[part], table[part, :half], table[part, half:]
     for n0 in range(first, last, piece):
         n1 = min(n0 + piece, last)
         count = (n1 - n0) * pixels
@@ -403,7 +414,7 @@ def conv2d(x, panels, y, bias, finish, act, slope, how, piece, first, last, area
             to[i] = y.ctypes.data + 4 * k * (n0 * pixels + i)
         _product(rows, count, runs, stride, length, panels, runs * length, LANES, k, to)
         if finish:
-            _bias_act(y, bias, act, slope, n0 * pixels, n1 * pixels, 0, k)
+            _bias_act(y, bias, act, slope, n0 * pixels, n1 * pixels)
 
 
 @numba.njit
@@ -414,9 +425,12 @@ def _phase(i, taps, stride, pad):  # type: ignore[no-untyped-def]
     return max(0, (taps - first + stride - 1) // stride), first, (i + pad) // stride
 
 
-@kernel("v v g i")
-def pack_phases(w, panels, geometry, k):  # type: ignore[no-untyped-def]
-    """The filters of `conv2d_dgrad`'s phases, one behind the other.   w (K,C,R,S), flat"""
+@job("v v g i")
+def pack_phases(w, panels, geometry, k, first, last, part):  # type: ignore[no-untyped-def]
+    """The filters of `conv2d_dgrad`'s phases, one behind the other: their panels first .. last.
+
+    w (K,C,R,S), flat.
+    """
     _, _, c, _, _, taps_r, taps_s, sh, sw, top, left, _, _ = geometry
     width = (c + LANES - 1) // LANES
     at = 0
@@ -430,13 +444,14 @@ def pack_phases(w, panels, geometry, k):  # type: ignore[no-untyped-def]
             base = (r + sh * (count_r - 1)) * taps_s + s + sw * (count_s - 1)
             size = taps_r * taps_s
             into = panels[at:]
-            pack(w, into, base, count_r, count_s, k, -sh * taps_s, -sw, c * size, size, c, 0, width)
+            steps = -sh * taps_s, -sw, c * size, size
+            _pack(w, into, base, count_r, count_s, k, *steps, c, first, last)
             at += count_r * count_s * k * width * LANES
 
 
-@kernel("v v m v i i f i i i v n g i")
+@job("v v m v i i f i m t g i")
 def conv2d_dgrad(
-    g, panels, gx, bias, finish, act, slope, piece, first, last, area, table, geometry, k
+    g, panels, gx, bias, finish, act, slope, piece, area, table, geometry, k, first, last, part
 ):  # type: ignore[no-untyped-def]
     """gx = act(Σ g · filters + bias), the transposed convolution, of the images first .. last
 
@@ -448,8 +463,8 @@ def conv2d_dgrad(
     before_r, before_s = (taps_r + sh - 1) // sh - 1, (taps_s + sw - 1) // sw - 1
     after_r, after_s = max(0, (h - 1 + top) // sh + 1 - p), max(0, (w - 1 + left) // sw + 1 - q)
     high, wide = before_r + p + after_r, before_s + q + after_s
-    half = len(table) // 2
-    rows, to = table[:half], table[half:]
+    half = table.shape[1] // 2
+    area, rows, to = area[part], table[part, :half], table[part, half:]
     for n0 in range(first, last, piece):
         n1 = min(n0 + piece, last)
         _pad(g, area, n0, n1, p, q, k, before_r, before_s, after_r, after_s)
@@ -475,10 +490,10 @@ def conv2d_dgrad(
                     _product(rows, m, count_r, wide * k, count_s * k, part, depth, LANES, c, to)
                 used += depth * ((c + LANES - 1) // LANES) * LANES
         if finish:
-            _bias_act(gx, bias, act, slope, n0 * h * w, n1 * h * w, 0, c)
+            _bias_act(gx, bias, act, slope, n0 * h * w, n1 * h * w)
 
 
-@kernel("v v i i m v i i f i i i i v n g i")
+@job("v v i i m v i i f i i m t g i")
 def conv2d_dgrad_columns(
     g,
     b,
@@ -491,12 +506,13 @@ def conv2d_dgrad_columns(
     slope,
     direct,
     piece,
-    first,
-    last,
     area,
     table,
     geometry,
     k,
+    first,
+    last,
+    part,
 ):  # type: ignore[no-untyped-def]
     """The same by col2im, for few channels or gapped taps:   cols = g · filters,   gx = col2im(cols)
 
@@ -505,8 +521,8 @@ def conv2d_dgrad_columns(
     h, w, c, p, q, taps_r, taps_s, sh, sw, top, left, dh, dw = geometry
     pixels, depth, image = p * q, taps_r * taps_s * c, h * w * c
     flat = gx.reshape(-1)
-    half = len(table) // 2
-    rows, to = table[:half], table[half:]
+    half = table.shape[1] // 2
+    area, rows, to = area[part], table[part, :half], table[part, half:]
     for n0 in range(first, last, piece):
         n1 = min(n0 + piece, last)
         count = (n1 - n0) * pixels
@@ -519,16 +535,17 @@ def conv2d_dgrad_columns(
             flat[n0 * image : n1 * image] = 0
             col2im(area, flat, n0 * p, n1 * p, h, w, c, p, q, taps_r, taps_s, sh, sw, top, left, dh, dw)  # fmt: skip
         if finish:
-            _bias_act(gx, bias, act, slope, n0 * h * w, n1 * h * w, 0, c)
+            _bias_act(gx, bias, act, slope, n0 * h * w, n1 * h * w)
 
 
-@kernel("v v v i i i i v n g i")
-def conv2d_wgrad(x, g, sums, how, piece, first, last, area, table, geometry, k):  # type: ignore[no-untyped-def]
+@job("v v m i i m t g i")
+def conv2d_wgrad(x, g, sums, how, piece, area, table, geometry, k, first, last, part):  # type: ignore[no-untyped-def]
     """sums[k, run, i] = Σ_pixel g[pixel, k] · patch[pixel][run, i]   over the images first .. last
 
     sums (K, runs, length rounded up to whole vectors), flat.
     """
     pixels = geometry[3] * geometry[4]
+    sums, area, table = sums[part], area[part], table[part]
     more = 0
     for n0 in range(first, last, piece):
         n1 = min(n0 + piece, last)
@@ -544,15 +561,15 @@ def conv2d_wgrad(x, g, sums, how, piece, first, last, area, table, geometry, k):
             more = 1
 
 
-@kernel("v v i i i i i i i")
-def add_sums(sums, gw, parts, k, runs, length, c, first, last):  # type: ignore[no-untyped-def]
+@job("v v i i i i i")
+def add_sums(sums, gw, parts, k, runs, length, c, first, last, part):  # type: ignore[no-untyped-def]
     """gw (K,C,taps) = Σ_part sums, which are as conv2d_wgrad leaves them; filters first .. last"""
     width = (length + LANES - 1) // LANES * LANES
     taps = runs * length // c
     along = length // c
     for i in range(first, last):
-        for part in range(1, parts):
-            to, other = sums[i * runs * width :], sums[(part * k + i) * runs * width :]
+        for p in range(1, parts):
+            to, other = sums[i * runs * width :], sums[(p * k + i) * runs * width :]
             for j in range(runs * width):
                 to[j] += other[j]
         for run in range(runs):

@@ -1,9 +1,11 @@
 """Threads: the one place that decides what runs on which core.
 
-`run(task, shards)` calls task(0) .. task(shards - 1), each on a core of its own: the caller's
-thread takes the first, long-lived workers the others. A task releases the GIL by spending its time
-in compiled loops and in BLAS. Meanwhile BLAS is held at one thread, because its own threads and
-ours would wait for each other by spinning, which was measured to cost ten times the work itself.
+`run(job, arguments, count, parts)` cuts 0 .. count into parts, each for a core of its own: the
+caller's thread takes the first, long-lived workers the others. Jobs are machine code (jobs.py), so
+no GIL is needed to give them out, and a worker looks out for the next for a while before he sleeps.
+
+NumPy's BLAS has threads of its own, that must not meet ours: they would wait for each other by
+spinning, which was measured to cost ten times the work itself. `one_blas_thread` keeps it to one.
 
 How many threads: set_count(), else the environment's MINIGAN_NUM_THREADS, OMP_NUM_THREADS or
 OPENBLAS_NUM_THREADS, else the cores that this process may use.
@@ -14,21 +16,17 @@ the same in every run with the same number of threads.
 
 from __future__ import annotations
 
-import contextvars
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-
-import numpy as np
 
 from minigan.system import cores
 
 VARIABLES = ("MINIGAN_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-Task = Callable[[int], None]
 
 _chosen: int | None = None
 
@@ -68,114 +66,95 @@ def split(n: int, shards: int) -> list[tuple[int, int]]:
 
 # --------------------------------------------------------------------------------------- the pool
 
-
-# Waiting without sleep, for some 100 µs: compiled.spin, once it is there (see kernels/cpu.py). A
-# thread that sleeps is woken late, and finds its core's cache full of another program's data.
-spin: Callable[[Any, int, int, Any], None] | None = None
-_SPINS = 1 << 17
+_LOOKS = 1 << 18  # for a task that a worker makes before he sleeps: some 200 µs
 
 
-class _Signal:
-    """A counter, and one thread that waits until it has reached some number."""
+class _Pool:
+    """Workers and the words of memory that they share: see jobs.py."""
 
-    def __init__(self) -> None:
-        self.count = np.zeros(1, np.int64)
-        self.lock = threading.Lock()
-        self.lock.acquire()
-        self.asleep = False
+    def __init__(self, workers: int) -> None:
+        from minigan.kernels import jobs
 
-    def send(self) -> None:
-        self.count[0] += 1
-        if self.asleep and self.lock.locked():
-            self.lock.release()
+        self.jobs, self.workers = jobs, workers
+        self.words = jobs.new_pool(workers)
+        self.address = self.words.ctypes.data
+        self.rows = self.words[len(self.words) - workers :]
+        self.locks = [threading.Lock() for _ in range(workers)]  # a worker sleeps on his
+        for worker in range(workers):
+            self.locks[worker].acquire()
+            # A daemon: one that waits keeps no interpreter from ending.
+            name = f"minigan-{worker + 1}"
+            threading.Thread(target=self._loop, args=(worker,), name=name, daemon=True).start()
 
-    def wait(self, number: int, spinning: bool) -> None:
-        """Until `number` have been sent."""
-        if spinning and spin is not None:
-            reached = np.zeros(1, np.int64)
-            spin(self.count, number, _SPINS, reached)
-        self.asleep = True  # before the check: who sends after it will wake this thread
-        while self.count[0] < number:
-            self.lock.acquire()
-        self.asleep = False
+    def _loop(self, worker: int) -> None:
+        while True:
+            self.jobs.serve(self.address, worker, _LOOKS)
+            self.locks[worker].acquire()
 
+    def _wake(self, workers: int) -> None:
+        for row, lock in zip(self.rows[:workers], self.locks, strict=False):
+            if row[self.jobs.ASLEEP]:
+                row[self.jobs.ASLEEP] = 0
+                if lock.locked():
+                    lock.release()
 
-class _Worker:
-    """A thread that waits for one task after another."""
+    def run(self, code: int, arguments: tuple[Any, ...], count: int, parts: int) -> None:
+        """See `run`."""
+        shared = min(parts - 1, self.workers)
+        if shared:
+            self._wake(shared)
+        try:
+            if not self.jobs.start(self.address, code, arguments, count, parts, shared):
+                self._wait(shared)
+        except BaseException:  # a signal's
+            self._wait(shared)
+            raise
 
-    def __init__(self, number: int) -> None:
-        self.started = 0
-        self.go, self.done = _Signal(), _Signal()
-        self.task: Callable[[], None]
-        self.error: BaseException | None = None
-        # A daemon: one that waits keeps no interpreter from ending.
-        threading.Thread(target=self._loop, name=f"minigan-{number}", daemon=True).start()
-
-    def _loop(self) -> None:
-        for number in itertools.count(1):
-            self.go.wait(number, spinning=False)
-            try:
-                self.task()
-            except BaseException as error:
-                self.error = error
-            del self.task  # and with it the arrays that it holds
-            self.done.send()
-
-    def start(self, task: Task, shard: int) -> None:
-        context = contextvars.copy_context()  # NumPy's errstate is in it
-        self.task = lambda: context.run(task, shard)
-        self.started += 1
-        self.go.send()
-
-    def wait(self) -> BaseException | None:
-        """The error of its task, once that has ended, even if a signal comes meanwhile."""
+    def _wait(self, shared: int) -> None:
+        """Until the workers are done, even if a signal comes meanwhile: they read our arguments."""
         interrupt = None
-        while self.done.count[0] < self.started:
+        for turn in itertools.count():
             try:
-                self.done.wait(self.started, spinning=True)
+                self._wake(shared)
+                if self.jobs.finished(self.address, shared, 1 << 16):
+                    break
+                if turn > 10:
+                    time.sleep(1e-4)
             except BaseException as signalled:
                 interrupt = signalled
-        error, self.error = self.error, None
-        return interrupt or error
+        if interrupt is not None:
+            raise interrupt
 
 
-_workers: list[_Worker] = []
-_free = threading.Lock()  # held by the one who is using the workers
+_pool: _Pool | None = None
+_free = threading.Lock()  # held by the one who is using the pool
+_own = threading.local()  # a pool of no workers for each thread, for what is not shared
 
 
-def run(task: Task, shards: int) -> None:
-    """Call task(i) for each shard i < shards, at the same time where that is possible.
+def run(job: Any, arguments: tuple[Any, ...], count: int, parts: int) -> None:
+    """Do a job (see jobs.py) on 0 .. count in `parts` ranges, at the same time if that is possible.
 
-    If the workers are in use (by another thread, or a task that calls run), the caller does it all.
-    The first error is raised when all have ended.
+    If another thread is using the workers, the caller does it all; the ranges are the same.
     """
-    with one_blas_thread():
-        if shards == 1 or not _free.acquire(blocking=False):
-            for i in range(shards):
-                task(i)
-            return
+    global _pool
+    if parts > 1 and _free.acquire(blocking=False):
         try:
-            while len(_workers) < shards - 1:
-                _workers.append(_Worker(len(_workers) + 1))
-            errors = []
-            started = _workers[: shards - 1]
-            for i, worker in enumerate(started):
-                worker.start(task, i + 1)
-            try:
-                task(0)
-            except BaseException as error:
-                errors.append(error)
-            errors += [failed for worker in started if (failed := worker.wait())]
+            if _pool is None or _pool.workers < parts - 1:
+                _pool = _Pool(parts - 1)
+            _pool.run(job.address, arguments, count, parts)
         finally:
             _free.release()
-        if errors:
-            raise errors[0]
+        return
+    alone = getattr(_own, "pool", None)
+    if alone is None:
+        alone = _own.pool = _Pool(0)
+    alone.run(job.address, arguments, count, parts)
 
 
 def _forget() -> None:
     """In a forked child only the thread that forked lives on."""
-    global _free, _limit
-    _workers.clear()
+    global _free, _limit, _pool
+    _pool = None
     _free = threading.Lock()
     _limit = _BlasLimit()
 

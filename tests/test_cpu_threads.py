@@ -6,12 +6,18 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from minigan.kernels import threads
+from minigan.kernels import compiled, cpu, threads
+
+
+@pytest.fixture(autouse=True)
+def compiled_loops():
+    assert cpu.warm_up()
 
 
 def blas_threads():
@@ -72,98 +78,102 @@ def test_split_leaves_nothing_out(n, shards):
     assert max(b - a for a, b in parts) - min(b - a for a, b in parts) <= 1
 
 
-def test_every_shard_runs_once_each_on_its_own_thread():
-    for _ in range(50):
-        ran, meet = [], threading.Barrier(3, timeout=10)
-
-        def task(i, ran=ran, meet=meet):
-            meet.wait()  # all three at once, or never
-            ran.append((i, threading.get_ident()))
-
-        threads.run(task, 3)
-        assert sorted(i for i, _ in ran) == [0, 1, 2] and len({t for _, t in ran}) == 3
-        assert dict(ran)[0] == threading.get_ident()
+def count_rows(parts, rows=64, columns=4):
+    """What each shard of `column_sums` over ones has counted."""
+    sums = np.full((parts, columns), -1.0)
+    arguments = np.ones((rows, columns), np.float32), sums
+    threads.run(compiled.column_sums, arguments, rows, parts)
+    return sums[:, 0].astype(int).tolist()
 
 
-def test_blas_is_held_at_one_thread_inside_and_given_back():
-    before, inside = blas_threads(), []
-    threads.run(lambda i: inside.append(blas_threads()), 2)
-    with threads.one_blas_thread():
-        threads.run(lambda i: inside.append(blas_threads()), 1)
-        inside.append(blas_threads())
-    assert all(n == 1 for counts in inside for n in counts) and inside[0]
-    assert blas_threads() == before
+def test_every_shard_runs_once_each_with_its_own_part():
+    for parts in (1, 2, 3, 5, 2):
+        for rows in (0, 1, 7, 64):
+            lengths = [b - a for a, b in threads.split(rows, parts)]
+            assert count_rows(parts, rows) == lengths
 
 
-@pytest.mark.parametrize("shard", [0, 1])
-def test_an_error_comes_out_and_the_pool_lives_on(shard):
-    ended = []
-
-    def task(i):
-        if i == shard:
-            raise RuntimeError(f"shard {i}")
-        ended.append(i)
-
-    with pytest.raises(RuntimeError, match=f"shard {shard}"):
-        threads.run(task, 2)
-    assert ended == [1 - shard]
-    threads.run(ended.append, 2)
-    assert sorted(ended[1:]) == [0, 1]
+def test_the_workers_do_theirs_awake_and_asleep():
+    assert cpu.warm_up()
+    count_rows(3)
+    pool = threads._pool
+    for wait in (0, 0, 0.05, 0, 0.05, 0.001):  # between tasks: they look out for 200 µs, then sleep
+        done = pool.rows[:2, pool.jobs.DONE].copy()
+        assert count_rows(3) == [21, 21, 22]
+        assert (pool.rows[:2, pool.jobs.DONE] == done + 1).all()
+        time.sleep(wait)
+        if wait == 0.05:
+            assert pool.rows[:2, pool.jobs.ASLEEP].all()
 
 
 def test_an_interrupt_waits_for_the_workers():
     """Ctrl-C during a kernel: no worker still writes when the exception comes out."""
-    go, ended = threading.Event(), []
+    x, sums = np.ones((1_000_000, 8), np.float32), np.zeros((2, 8))
+    threads.run(compiled.column_sums, (x, sums), 1, 2)
+    interrupts = 0
+    for _ in range(5):
+        sums[...] = -1
+        signal.setitimer(signal.ITIMER_REAL, 0.001)  # in the midst of some milliseconds
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(threads._pool.jobs, "finished", slowly(threads._pool.jobs.finished))
+                signal.signal(signal.SIGALRM, signal.default_int_handler)
+                threads.run(compiled.column_sums, (x, sums), len(x), 2)
+        except KeyboardInterrupt:
+            interrupts += 1
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        assert sums[:, 0].tolist() == [500_000, 500_000]
+    assert interrupts == 5
+    assert count_rows(2) == [32, 32]
 
-    def task(i):
-        if i == 0:
-            threading.Timer(0.2, go.set).start()
-            signal.raise_signal(signal.SIGINT)
-        go.wait(10)
-        ended.append(i)
 
-    with pytest.raises(KeyboardInterrupt):
-        threads.run(task, 2)
-    assert ended == [1]
-    threads.run(ended.append, 2)
-    assert len(ended) == 3
+def slowly(finished):
+    return lambda *args: time.sleep(0.002) or finished(*args)
 
 
-def test_nested_and_foreign_calls_do_all_their_shards():
-    ran = []
-    threads.run(lambda i: threads.run(lambda j: ran.append((i, j)), 2), 2)
-    assert sorted(ran) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+def test_foreign_calls_do_all_their_shards():
+    wrong = []
 
-    def user(k):
-        for _ in range(200):
-            threads.run(lambda i: ran.append((k, i)), 2)
+    def user(rows):
+        for _ in range(300):
+            if sum(got := count_rows(2, rows)) != rows:
+                wrong.append(got)
 
-    ran.clear()
-    users = [threading.Thread(target=user, args=(k,)) for k in range(3)]
+    users = [threading.Thread(target=user, args=(50 + k,)) for k in range(4)]
     for t in users:
         t.start()
     for t in users:
         t.join(30)
-    assert len(ran) == 3 * 200 * 2
+    assert not wrong and not any(t.is_alive() for t in users)
 
 
-def test_errstate_of_the_caller_holds_on_the_workers():
-    with np.errstate(over="ignore"):
-        threads.run(lambda i: np.float32([1e38]) * np.float32([1e38]), 2)
-    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
-        threads.run(lambda i: np.float32([1e38]) * np.float32([1e38 if i else 1]), 2)
+def test_blas_is_held_at_one_thread_and_given_back():
+    before = blas_threads()
+    with threads.one_blas_thread():
+        with threads.one_blas_thread():
+            assert set(blas_threads()) == {1}
+        assert set(blas_threads()) == {1}
+    assert blas_threads() == before
 
 
 def test_it_works_after_a_fork_and_ends_with_the_program():
     out = python("""
         import os
-        from minigan.kernels import threads
-        ran = []
-        threads.run(ran.append, 3)
+        import numpy as np
+        from minigan.kernels import compiled, cpu, threads
+
+        def count_rows():
+            sums = np.zeros((3, 4))
+            threads.run(compiled.column_sums, (np.ones((9, 4), np.float32), sums), 9, 3)
+            return sums[:, 0].tolist()
+
+        cpu.warm_up()
+        assert count_rows() == [3, 3, 3]
         child = os.fork()
-        threads.run(ran.append, 3)
+        counted = count_rows()
         if child == 0:
-            os._exit(0 if sorted(ran) == [0, 0, 1, 1, 2, 2] else 1)
-        print(os.waitpid(child, 0)[1], len(ran))
+            os._exit(0 if counted == [3, 3, 3] else 1)
+        print(os.waitpid(child, 0)[1], counted)
     """)
-    assert out == "0 6"
+    assert out == "0 [3.0, 3.0, 3.0]"
