@@ -32,6 +32,7 @@ __all__ = [
     "aligned_starts",
     "average",
     "batch_norm",
+    "batch_norm_averages",
     "batch_norm_backward",
     "batch_norm_double_backward",
     "bce_with_logits",
@@ -184,6 +185,14 @@ def batch_norm(
     x: Any, weight: Any, bias: Any, eps: float, act: str, slope: float
 ) -> tuple[Any, Any, Any]:
     return _module(x).batch_norm(x, weight, bias, eps, act, slope)
+
+
+def batch_norm_averages(
+    mean: Any, rstd: Any, running_mean: Any, running_var: Any, batches: Any,
+    momentum: float | None, eps: float, m: int,
+) -> None:  # fmt: skip
+    args = (mean, rstd, running_mean, running_var, batches, momentum, eps, m)
+    _simple(mean).batch_norm_averages(*args)
 
 
 def batch_norm_backward(

@@ -357,6 +357,12 @@ def _channels(n: int, c: int, side: int) -> list[Case]:
         case("bias_act_backward", 2, grid, g=x, y=x, gx=_empty(m), partials=slice_, m=of_channel),
         case("batch_norm", 9, grid, x=x, weight=channel, bias=channel, y=_empty(m), mean=_empty(c),
              rstd=_empty(c), m=of_channel, eps=1e-5),
+        _direct(
+            Kernel("batch_norm_averages", defines), f"{c} channels", (1,),
+            {"mean": channel, "rstd": channel, "running_mean": _empty(c), "running_var": _empty(c),
+             "batches": np.zeros(1, np.int64), "momentum": 0.1, "eps": 1e-5, "m": of_channel},
+            9.0 * c, extra=2 * 4 * c,
+        ),
         case("batch_norm_backward", 13, grid, g=x, x=x, y=x, **pair, gx=_empty(m),
              gweight=_empty(c), gbias=_empty(c), m=of_channel),
         case("batch_norm_stats", 4, grid, x=x, partial_mean=slice_, partial_squares=slice_.copy(),

@@ -46,6 +46,7 @@ KERNELS = {
         ("bias_act", "-", "y = act(x + bias)"),
         ("bias_act_backward", "-", "gx = g · act'(y), and slices of gbias"),
         ("batch_norm", "-", "batch norm + activation, a channel a block"),
+        ("batch_norm_averages", "-", "running averages of mean and variance"),
         ("batch_norm_backward", "-", "its gradients, a channel a block"),
         ("batch_norm_stats", "-", "mean and squares of a slice of a channel"),
         ("batch_norm_apply", "-", "y = act(weight · (x - mean) · rstd + bias)"),

@@ -37,6 +37,8 @@
 #define THREADS 256
 #endif
 
+typedef long long i64;
+
 constexpr unsigned PER_THREAD = 16;
 constexpr unsigned SLICE = THREADS * PER_THREAD;
 
@@ -262,6 +264,23 @@ batch_norm_backward(const float* g, const float* x, const float* y, const float*
     if (threadIdx.x == 0) {
         gweight[c] = sum_gweight;
         gbias[c] = sum_gbias;
+    }
+}
+
+// running_mean += blend · (mean - running_mean), and so the variance: that of the batch, unbiased,
+// (1/rstd² - eps) · m / (m - 1). blend is the momentum, or 1 / batches if that is below 0. One block.
+extern "C" __global__ void __launch_bounds__(THREADS)
+batch_norm_averages(const float* mean, const float* rstd, float* running_mean, float* running_var,
+                    i64* batches, float momentum, float eps, unsigned m) {
+    i64 count = batches[0] + 1;
+    __syncthreads();
+    if (threadIdx.x == 0) batches[0] = count;
+    float blend = momentum < 0.0f ? 1.0f / count : momentum;
+    float unbiased = static_cast<float>(m) / (m - 1);
+    for (unsigned c = threadIdx.x; c < C; c += THREADS) {
+        float var = (1.0f / (rstd[c] * rstd[c]) - eps) * unbiased;
+        running_mean[c] += blend * (mean[c] - running_mean[c]);
+        running_var[c] += blend * (var - running_var[c]);
     }
 }
 

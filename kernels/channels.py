@@ -103,6 +103,18 @@ def batch_norm(
     return y, mean, rstd
 
 
+def batch_norm_averages(
+    mean: Array, rstd: Array, running_mean: Array, running_var: Array, batches: Array,
+    momentum: float | None, eps: float, m: int,
+) -> None:  # fmt: skip
+    op, c = "batch_norm_averages", mean.size
+    arrays = {"rstd": rstd, "running_mean": running_mean, "running_var": running_var}
+    for name, a in arrays.items():
+        expect(op, name, a, (c,))
+    args = (mean, *arrays.values(), batches, -1.0 if momentum is None else momentum, eps, m)
+    launch(specialised(op, C=c, INNER=1), (1,), (256,), args)
+
+
 def batch_norm_backward(
     g: Array, x: Array, y: Array, weight: Array | None, mean: Array, rstd: Array, act: str,
     slope: float,

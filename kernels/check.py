@@ -273,6 +273,28 @@ def _batch_norm() -> Iterator[Check]:
         kernels = tuple(f"batch_norm_double_backward{part}" for part in (parts if more else ("",)))
         yield _contract("batch_norm_double_backward", what, kernels, *args, floor=16.0)
 
+    for momentum in (0.1, None):
+        given = [_values(i, 300) for i in range(4)]
+        given[1], given[3] = abs(given[1]) + 0.5, abs(given[3])
+
+        def averaged(
+            module: Any, convert: Any, momentum: Any = momentum, given: Any = given
+        ) -> Any:
+            batches = convert(np.array(4, np.int64))
+            mean, rstd, *running = (convert(a.copy()) for a in given)
+            module.batch_norm_averages(mean, rstd, *running, batches, momentum, 1e-5, 640)
+            return (*running, batches)
+
+        yield Check(
+            "batch_norm_averages",
+            f"momentum {momentum}",
+            ("batch_norm_averages",),
+            lambda to, f=averaged: f(cuda, to),  # type: ignore[misc]
+            lambda dtype, f=averaged: f(  # type: ignore[misc]
+                reference, lambda a: a.astype(dtype) if a.dtype == np.float32 else a
+            ),
+        )
+
 
 def _flat_buffers() -> Iterator[Check]:
     p, g, m = (_values(i, 700) for i in range(3))

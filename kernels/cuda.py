@@ -17,6 +17,7 @@ import numpy as np
 from minigan.array import Array, xp_of
 from minigan.kernels.channels import (
     batch_norm,
+    batch_norm_averages,
     batch_norm_backward,
     batch_norm_double_backward,
     bias_act,
@@ -63,6 +64,7 @@ __all__ = [
     "add",
     "average",
     "batch_norm",
+    "batch_norm_averages",
     "batch_norm_backward",
     "batch_norm_double_backward",
     "bce_with_logits",

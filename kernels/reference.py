@@ -171,6 +171,21 @@ def batch_norm(
     return ACTIVATIONS[act][0](y, slope), mean, rstd
 
 
+def batch_norm_averages(
+    mean: Array, rstd: Array, running_mean: Array, running_var: Array, batches: Array,
+    momentum: float | None, eps: float, m: int,
+) -> None:  # fmt: skip
+    """running += blend · (batch - running), in place, of the mean and the unbiased variance.
+
+    mean, rstd: of a batch of m elements a channel.   batches: how many there were, counted here.
+    blend = momentum, or 1 / batches if that is None: the mean of all batches.
+    """
+    batches += 1
+    blend = 1 / batches if momentum is None else momentum
+    running_mean += blend * (mean - running_mean)
+    running_var += blend * ((rstd**-2 - eps) * (m / (m - 1)) - running_var)
+
+
 def batch_norm_backward(
     g: Array,
     x: Array,

@@ -20,6 +20,7 @@ TYPES: dict[str, np.dtype[Any]] = {
     "int": np.dtype(np.int32),
     "unsigned": np.dtype(np.uint32),
     "u64": np.dtype(np.uint64),
+    "i64": np.dtype(np.int64),
 }
 
 

@@ -8,6 +8,7 @@ from cupy_stand_in import stand_in
 
 import minigan as mg
 from minigan import data, gan, kernels, losses, nn, ops, optim
+from minigan.array import to_device
 from minigan.kernels import cuda, launcher, sim
 from minigan.recipes import RecipeError, find
 from minigan.train import Trainer
@@ -50,6 +51,25 @@ def test_a_step_with_r1_launches_our_kernels_and_nothing_else():
     tally = tally_of_a_step("mnist-dcgan", penalty="r1")
     assert tally.kernels["batch_norm_double_backward"] == 1
     assert tally.launches <= 110 and not tally.others
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_batch_norm_keeps_its_averages_in_one_launch(momentum):
+    x = np.random.default_rng(0).standard_normal((4, 3, 5, 5)).astype("f") * 2 + 1
+
+    def train(device):
+        norm = nn.BatchNorm2d(3, momentum=momentum).to(device)
+        for _ in range(3):
+            norm(mg.Tensor(to_device(x, device)))
+        return {name: a.numpy() for name, a in norm.named_buffers()}
+
+    with kernels.use("reference"):
+        expected = train("cpu")
+    with stand_in() as tally:
+        got = train("cuda")
+    assert tally.kernels == {"batch_norm": 3, "batch_norm_averages": 3} and not tally.others
+    for name, a in expected.items():
+        np.testing.assert_allclose(got[name], a, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_a_step_of_perceptrons_launches_less():

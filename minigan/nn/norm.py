@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minigan import ops
+from minigan import kernels, ops
 from minigan.array import generator, xp_of
 from minigan.autograd import Tensor
 from minigan.nn.init import Scheme, scheme
@@ -53,15 +53,11 @@ class _BatchNorm(Module):
         mean_average, var_average = self.running_mean, self.running_var
         if mean_average is None or var_average is None or self.num_batches_tracked is None:
             return None
+        averages = mean_average.data, var_average.data, self.num_batches_tracked.data
         m = x.size // x.shape[1]
-        tracked = self.num_batches_tracked
 
         def update(mean: Any, rstd: Any) -> None:
-            var = (rstd**-2 - self.eps) * (m / (m - 1))
-            tracked.data += 1
-            blend = 1 / tracked.data if self.momentum is None else self.momentum
-            mean_average.data += blend * (mean - mean_average.data)
-            var_average.data += blend * (var - var_average.data)
+            kernels.batch_norm_averages(mean, rstd, *averages, self.momentum, self.eps, m)
 
         return update
 
