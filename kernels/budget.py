@@ -30,9 +30,10 @@ def measure(reports: Iterable[Report]) -> dict[str, dict[str, float]]:
     }
 
 
-def write(kernels: dict[str, dict[str, float]]) -> None:
-    """Make these figures the budget."""
-    text = json.dumps(read() | {"kernels": kernels}, indent=2, ensure_ascii=False)
+def write(kernels: dict[str, dict[str, float]], launches: dict[str, int]) -> None:
+    """Make these figures the budget.   launches: of a training step, by its name."""
+    budget = read() | {"launches": launches, "kernels": kernels}
+    text = json.dumps(budget, indent=2, ensure_ascii=False)
     FILE.write_text(text + "\n", encoding="utf-8")
 
 

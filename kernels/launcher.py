@@ -97,12 +97,12 @@ def launch(kernel: Kernel, grid: Sequence[int], block: Sequence[int], args: Sequ
     device = common_device(kernel.name, arrays)
     if math.prod(grid) == 0 or (_graph is not None and _graph.refreshes):
         return
-    if _plan is not None:
-        _plan[kernel] = next(iter(arrays.values()))
-        return
     grid3, block3 = three_sizes(kernel.name, "grid", grid), three_sizes(kernel.name, "block", block)
     for log in _logs:
         log.append(Launch(kernel.name, grid3, block3, kernel.defines))
+    if _plan is not None:
+        _plan[kernel] = next(iter(arrays.values()))
+        return
     execute = _execute_on_sim if device is None else _execute_on_gpu
     execute(signature, kernel, grid3, block3, args)
 
@@ -153,7 +153,7 @@ def gpu_function(xp: Any, file: str, kernel: Kernel) -> Any:
 
 @contextmanager
 def planning() -> Iterator[dict[Kernel, Array]]:
-    """Context manager: launches inside it launch nothing; yields what they would have."""
+    """Context manager: launches inside it are logged, but launch nothing; yields their kernels."""
     global _plan
     previous, _plan = _plan, {}
     try:

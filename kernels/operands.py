@@ -37,7 +37,7 @@ def specialised(name: str, **defines: Any) -> Kernel:
 
 
 def float32(op: str, **arrays: Array) -> list[Array]:
-    """The arrays, C-contiguous (copied if they are not)."""
+    """The arrays, C-contiguous (copied if they are not), an array without axes as it is."""
     for name, a in arrays.items():
         if a.dtype != np.float32:
             raise TypeError(
@@ -46,7 +46,7 @@ def float32(op: str, **arrays: Array) -> list[Array]:
             )
         if a.size >= 2**31:
             raise ValueError(f"{op}: {name} has {a.size} elements, more than 32-bit indices reach")
-    return [xp_of(a).ascontiguousarray(a) for a in arrays.values()]
+    return [a if a.flags.c_contiguous else xp_of(a).ascontiguousarray(a) for a in arrays.values()]
 
 
 def empty(like: Array, shape: Dims) -> Array:

@@ -378,6 +378,20 @@ class Trainer:
         self._figures = []
 
 
+def launches_of_steps(recipe: Recipe, dataset: Dataset) -> tuple[int, int]:
+    """(kernels that a step without the penalty launches on a GPU, that one with it does): counted,
+    and none is launched.   recipe: of a lazy penalty."""
+    counts = {}
+    with launcher.planning(), kernels.use("sim"):
+        trainer = Trainer(recipe, dataset, "sim")
+        for _ in range(recipe.penalty_every + 1):  # the first of a kind makes arrays once for all
+            kind = trainer._penalised
+            with launcher.launch_log() as log:
+                trainer.advance()
+            counts[kind] = len(log)
+    return counts[False], counts[True]
+
+
 def _size(shape: tuple[int, int, int]) -> str:
     return f"{shape[1]}×{shape[2]} {'grey' if shape[0] == 1 else 'RGB'}"
 
