@@ -112,7 +112,8 @@ class _Flat:
             kernels.pack([[grads[i]] for i in there], [self.starts[i] for i in there], self.g)
             flat = self.g
         self.steps[there] += 1
-        ages = [0 if g is None else int(n) for g, n in zip(grads, self.steps, strict=True)]
+        steps = self.steps.tolist()
+        ages = [0 if g is None else n for g, n in zip(grads, steps, strict=True)]
         for age, run in groupby(range(len(ages)), ages.__getitem__):
             members = list(run)
             if age:
@@ -221,7 +222,7 @@ class Optimizer:
         if len(grads) != len(self.params):
             raise ValueError(f"{self.name}: {len(grads)} gradients, {len(self.params)} parameters")
         for (name, p), g in zip(self.params.items(), grads, strict=True):
-            if g is not None and g.shape != p.shape:
+            if g is not None and g.shape != p.data.shape:
                 raise ValueError(
                     f"{self.name}: the gradient of {name} has shape {tuple(g.shape)}, "
                     f"the parameter {tuple(p.shape)}"

@@ -63,7 +63,7 @@ class Primitive:
                 if argument not in self.arguments:
                     raise TypeError(f"{self.name} has no argument {argument}")
                 what = f"{self.name}: the vjp of {argument}"
-                self.rules[argument] = Rule(what, function, self.arguments, self.attributes)
+                self.rules[argument] = Rule(what, function, self.arguments, [*self.attributes])
             self._plans.clear()
             return function
 
@@ -154,22 +154,16 @@ class Primitive:
             return [grads[i] for i in plan.positions]
         grads = [None] * len(node.parents)
         for k in wanted:
-            rule = plan.rules[k]
-            if rule is not None and rule.take is not None:
-                grads[k] = rule.function(g, *rule.take(kept))
-            else:
-                grads[k] = self._pull_by_name(rule, node, k, g, kept)
+            rule, i = plan.rules[k], plan.positions[k]
+            if rule is None:
+                what = f"{self.name} has no vjp for its argument {self.argument(i)!r}"
+                raise NotImplementedError(what)
+            found = kept
+            if rule.wants_more:
+                attributes = {**self.attributes, **node.attrs}.values()
+                found = [*kept, *attributes, kept[i].shape, i]
+            grads[k] = rule.function(g, *rule.take(found))
         return grads
-
-    def _pull_by_name(self, rule: Rule | None, node: Node, k: int, g: Any, kept: Any) -> Any:
-        """The same for one k, by a rule that names what is not in kept."""
-        i = node.plan.positions[k]
-        if rule is None:
-            name = self.argument(i)
-            raise NotImplementedError(f"{self.name} has no vjp for its argument {name!r}")
-        values = {**self.attributes, **node.attrs, **dict(zip(self.arguments, kept, strict=False))}
-        values |= {"shape": kept[i].shape, "position": i, "saved": kept[-2], "y": kept[-1]}
-        return rule.function(g, *map(values.__getitem__, rule.names))
 
     def _bind(self, args: Any, attrs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Move array arguments that were passed by keyword to their positions."""
@@ -235,16 +229,17 @@ def computed_at_once(
     Recorded as the two, so no vjp of theirs may name what lies between: it is never there.
     """
     n, arguments = len(xs), (*xs, *more)
-    arrays = [a.data if isinstance(a, Tensor) else a for a in arguments]
+    are_tensors = [isinstance(a, Tensor) for a in arguments]
+    arrays = [a.data if it_is else a for a, it_is in zip(arguments, are_tensors, strict=True)]
     y = compute(*arrays)
     if (call := observer()) is not None:
         call(first.name, y)
         call(second.name, y)
-    if not any(isinstance(a, Tensor) for a in arguments):
+    if True not in are_tensors:
         return y
     if not is_recording():
         return Tensor.wrap(y)
-    nodes = [a.node if isinstance(a, Tensor) else None for a in arguments]
+    nodes = [a.node if it_is else None for a, it_is in zip(arguments, are_tensors, strict=True)]
     between = first.record(nodes[:n], arrays[:n], attrs, y, None)
     return Tensor.wrap(y, second.record([between, *nodes[n:]], [y, *arrays[n:]], options, y, None))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -15,20 +15,24 @@ RESERVED = {"g", "y", "saved", "shape", "position"}  # what a vjp can name besid
 class Rule:
     """A vjp, and what it wants after g.
 
-    take: a function that finds it in a node's `kept`; None if some of it is elsewhere.
+    take: finds that in a node's `kept`, or, if it wants more than is there, in
+    [*kept, *attributes, shape, position].
     """
 
     def __init__(
-        self, what: str, function: Callable[..., Any], arguments: list[str], others: Collection[str]
+        self, what: str, function: Callable[..., Any], arguments: list[str], attributes: list[str]
     ) -> None:
-        known = {*RESERVED, *arguments, *others} - {"g"}
+        known = {*RESERVED, *arguments, *attributes} - {"g"}
         first, *self.names = [*inspect.signature(function).parameters] or [""]
         if first != "g" or not known.issuperset(self.names):
             raise TypeError(f"{what} must take g, then any of {known}")
         self.function = function
-        places = {**{name: i for i, name in enumerate(arguments)}, "saved": -2, "y": -1}
-        there = places.keys() >= set(self.names)
-        self.take = _taker([places[name] for name in self.names]) if there else None
+        kept = ["saved", "y"]  # behind the arguments, whose number may vary
+        self.wants_more = not {*arguments, *kept}.issuperset(self.names)
+        behind = [*kept, *attributes, "shape", "position"] if self.wants_more else kept
+        places = {name: i for i, name in enumerate(arguments)}
+        places |= {name: i - len(behind) for i, name in enumerate(behind)}
+        self.take = _taker([places[name] for name in self.names])
 
 
 def _taker(places: list[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:

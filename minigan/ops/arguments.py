@@ -28,6 +28,8 @@ def axes_of(op: str, axes: Axes, ndim: int) -> tuple[int, ...]:
 
 def pair(name: str, value: Any, least: int) -> Pair:
     """One or two ints -> two.   Raises: ValueError that opens with `name`."""
+    if type(value) is int and value >= least:
+        return value, value
     both = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(both) != 2 or any(not isinstance(v, int | np.integer) or v < least for v in both):
         raise ValueError(f"{name} must be one or two ints of at least {least}, not {value!r}")
@@ -36,6 +38,8 @@ def pair(name: str, value: Any, least: int) -> Pair:
 
 def pads_of(value: Any) -> Pads:
     """int, (height, width) or ((top, bottom), (left, right)) -> ((top, bottom), (left, right))"""
+    if type(value) is int and value >= 0:
+        return (value, value), (value, value)
     sides = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(sides) != 2:
         raise ValueError(
