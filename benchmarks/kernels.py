@@ -21,7 +21,8 @@ import numpy as np
 from minigan.array import DeviceError, check_device, gpus, to_device
 from minigan.kernels import cuda
 from minigan.kernels.architectures import ARCHITECTURES
-from minigan.kernels.cases import BATCH, NETS, Case, Layer, convolution, rung
+from minigan.kernels.case import BATCH, NETS, Case, Layer
+from minigan.kernels.cases import convolution, rung
 from minigan.kernels.catalogue import conv2d_by
 from minigan.kernels.report import Report, report
 

@@ -13,7 +13,7 @@ import click
 from minigan.cli.errors import Refused
 
 if TYPE_CHECKING:
-    from minigan.kernels.cases import Case
+    from minigan.kernels.case import Case
     from minigan.kernels.report import Report
     from minigan.kernels.sim.counters import Counters
 

@@ -1,150 +1,18 @@
-"""What the tools count kernels on: layers of networks as training launches them.
-
-A case is a launch at the batch that a network trains with, `grid` and `kernel`, and a smaller
-launch of the same tile and access pattern that sim can count in a second: `small`. Its counts are
-scaled to the whole: those of the main loop by the steps of all blocks, the others by the blocks.
-"""
+"""Cases of the products, and the list of all cases; see case.py, and streams.py for the others."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from minigan.array import Array
-from minigan.kernels import cuda, sim
+from minigan.kernels.case import BATCH, NETS, Case, Layer, Small, empty, label, random
 from minigan.kernels.catalogue import RUNGS, rung_defines, rung_grid
-from minigan.kernels.cuda import Kernel
+from minigan.kernels.launcher import Kernel
 from minigan.kernels.plan import Geometry, Plan, Tile, choose
-from minigan.kernels.signatures import FOLDER, signatures
-from minigan.kernels.sim.counters import Counters
-
-Dims = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Case:
-    """flops: useful ones of the whole launch. bytes: each of its arrays touched once.
-
-    steps, blocks: of the whole launch over those of the small one.
-    executed_over_useful: multiply-adds done over those needed; None where tiles do not matter.
-    """
-
-    name: str
-    layer: str
-    kernel: Kernel
-    grid: Dims
-    block: Dims
-    flops: float
-    bytes: float
-    small: Callable[[], Small]
-    steps: float = 1.0
-    blocks: float = 1.0
-    executed_over_useful: float | None = None
-
-    def count(self) -> Counters:
-        """Run the small launch on sim.   Raises: CompilerMissing, Fault."""
-        s = self.small()
-        signature = signatures()[s.kernel.name]
-        if unknown := [p.name for p in signature.parameters if p.name not in s.arguments]:
-            raise ValueError(f"cases.py: {s.kernel.name} now takes {', '.join(unknown)} too")
-        args = [s.arguments[p.name] for p in signature.parameters]
-        result = sim.run(
-            FOLDER / signature.file,
-            s.kernel.name,
-            s.grid,
-            s.block,
-            *args,
-            defines=dict(s.kernel.defines),
-            checks=False,
-            counters=True,
-        )
-        assert result.counters is not None
-        return result.counters
-
-
-class Small(NamedTuple):
-    """arguments: by the names of the kernel's parameters."""
-
-    kernel: Kernel
-    grid: Dims
-    block: Dims
-    arguments: Mapping[str, Any]
-
-
-def _random(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-
-
-def _empty(*shape: int) -> np.ndarray:
-    return np.zeros(shape, np.float32)
-
-
-def _nbytes(arguments: Mapping[str, Any]) -> int:
-    return sum(a.nbytes for a in arguments.values() if isinstance(a, np.ndarray))
-
-
-# ---- Layers -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A convolution x -> y, or the transposed one y -> x.   x (·,C,H,W), w (K,C,R,S), one group."""
-
-    name: str
-    geometry: Geometry
-    transposed: bool = False
-
-    def macs(self, batch: int) -> float:
-        z = self.geometry
-        return float(batch * z.K * z.P * z.Q * z.C * z.R * z.S)
-
-
-def _layer(
-    name: str, c: int, size: int, k: int, taps: int, stride: int, pad: int, transposed: bool = False
-) -> Layer:
-    pads = ((pad, pad), (pad, pad))
-    shape_x, shape_w = (1, c, size, size), (k, c, taps, taps)
-    z = Geometry.of(shape_x, shape_w, (stride, stride), pads, (1, 1), 1)
-    return Layer(name, z, transposed)
-
-
-NETS: dict[str, tuple[Layer, ...]] = {
-    "mnist-dcgan": (
-        _layer("G1, 100 -> 64", 64, 7, 100, 7, 1, 0, True),
-        _layer("G2, 64 -> 32", 32, 14, 64, 4, 2, 1, True),
-        _layer("G3, 32 -> 1", 1, 28, 32, 4, 2, 1, True),
-        _layer("D1, 1 -> 32", 1, 28, 32, 4, 2, 1),
-        _layer("D2, 32 -> 64", 32, 14, 64, 4, 2, 1),
-        _layer("D3, 64 -> 1", 64, 7, 1, 7, 1, 0),
-    ),
-    "dcgan-64": (  # Radford et al. 2016, figure 1, with 512-256-128-64 channels
-        _layer("G1, 100 -> 512", 512, 4, 100, 4, 1, 0, True),
-        _layer("G2, 512 -> 256", 256, 8, 512, 4, 2, 1, True),
-        _layer("G3, 256 -> 128", 128, 16, 256, 4, 2, 1, True),
-        _layer("G4, 128 -> 64", 64, 32, 128, 4, 2, 1, True),
-        _layer("G5, 64 -> 3", 3, 64, 64, 4, 2, 1, True),
-        _layer("D1, 3 -> 64", 3, 64, 64, 4, 2, 1),
-        _layer("D2, 64 -> 128", 64, 32, 128, 4, 2, 1),
-        _layer("D3, 128 -> 256", 128, 16, 256, 4, 2, 1),
-        _layer("D4, 256 -> 512", 256, 8, 512, 4, 2, 1),
-        _layer("D5, 512 -> 1", 512, 4, 1, 4, 1, 0),
-    ),
-}
-BATCH = 64
-
-
-def label(layer: Layer) -> str:
-    """mnist-dcgan D2, 32 -> 64"""
-    net = next((net for net, layers in NETS.items() if layer in layers), "")
-    return f"{net} {layer.name}".strip()
-
-
-# ---- Products -----------------------------------------------------------------------------------
+from minigan.kernels.streams import channels, others
 
 
 def _trim(value: int, most: int) -> int:
@@ -193,10 +61,10 @@ def _arrays(op: str, z: Geometry, n: int) -> dict[str, Array]:
     """The operands of a convolution and its result, by the names of the kernel's parameters."""
     x, w, y = (n, z.C, z.H, z.W), (z.K, z.C, z.R, z.S), (n, z.K, z.P, z.Q)
     if op == "conv2d":
-        return {"x": _random(*x), "w": _random(*w), "y": _empty(*y)}
+        return {"x": random(*x), "w": random(*w), "y": empty(*y)}
     if op == "conv2d_dgrad":
-        return {"g": _random(*y), "w": _random(*w), "gx": _empty(*x)}
-    return {"x": _random(*x), "g": _random(*y), "gw": _empty(*w)}
+        return {"g": random(*y), "w": random(*w), "gx": empty(*x)}
+    return {"x": random(*x), "g": random(*y), "gw": empty(*w)}
 
 
 def convolution(op: str, layer: Layer, batch: int = BATCH, tf32: bool = False) -> Case:
@@ -218,7 +86,7 @@ def convolution(op: str, layer: Layer, batch: int = BATCH, tf32: bool = False) -
         arrays = _arrays(op, little, n)
         out = list(arrays)[-1]
         if its.splits > 1:
-            arrays[out] = _empty(its.splits, *arrays[out].shape)
+            arrays[out] = empty(its.splits, *arrays[out].shape)
         scalars = {"bias": None, "batch": n}
         scalars |= {"splits": its.splits, "split_steps": its.split_steps}
         kernel = Kernel(op, tuple((defines | asdict(little)).items()))
@@ -292,8 +160,8 @@ def product(m: int, n: int, k: int) -> Case:
     its = replace(its, split_steps=min(plan.split_steps, its.steps))
 
     def small() -> Small:
-        out = _empty(its.splits, a, b)
-        arrays = {"a": _random(a, depth), "b": _random(b, depth), "bias": None, "out": out}
+        out = empty(its.splits, a, b)
+        arrays = {"a": random(a, depth), "b": random(b, depth), "bias": None, "out": out}
         scalars = {
             "m": a,
             "n": b,
@@ -312,164 +180,6 @@ def product(m: int, n: int, k: int) -> Case:
     )  # fmt: skip
 
 
-# ---- Kernels that memory bounds -----------------------------------------------------------------
-
-
-def _direct(
-    kernel: Kernel,
-    layer: str,
-    grid: Dims,
-    arguments: Mapping[str, Any],
-    flops: float,
-    extra: int = 0,
-) -> Case:
-    """A launch that sim counts whole. extra: bytes of arrays that are read and also written."""
-    few = Small(kernel, grid, (256,), arguments)
-    return Case(
-        kernel.name, layer, kernel, grid, (256,), flops, float(_nbytes(arguments) + extra),
-        lambda: few,
-    )  # fmt: skip
-
-
-def _channels(n: int, c: int, side: int) -> list[Case]:
-    """bias_act and batch norm of x (n,c,side,side)."""
-    inner = side * side
-    m = n * c * inner
-    of_channel = n * inner
-    slices = math.ceil(of_channel / 4096)
-    act = {
-        "ACT(x)": "((x) > 0.0f ? (x) : (x) * 0.01f)",
-        "ACT_GRAD(y)": "((y) > 0.0f ? 1.0f : 0.01f)",
-    }
-    defines = tuple(({"C": c, "INNER": inner} | act).items())
-    x, channel, slice_ = _random(n, c, inner), _random(c), _random(slices, c)
-    layer, grid = f"({n},{c},{side},{side})", (slices, c)
-
-    def case(name: str, flops: float, grid: Dims, **arguments: Any) -> Case:
-        return _direct(Kernel(name, defines), layer, grid, arguments, flops * m)
-
-    pair = {"weight": channel, "mean": channel, "rstd": channel}
-    sums = {"gweight": channel, "gbias": channel}
-    out = {"gg": _empty(m), "gx": _empty(m), "gw": _empty(c)}
-    parts = {"partial_gweight": slice_.copy(), "partial_gbias": slice_.copy()}
-    return [
-        case("bias_act", 2, (math.ceil(m / 256),), x=x, bias=channel, y=_empty(m), n=m),
-        case("bias_act_backward", 2, grid, g=x, y=x, gx=_empty(m), partials=slice_, m=of_channel),
-        case("batch_norm", 9, grid, x=x, weight=channel, bias=channel, y=_empty(m), mean=_empty(c),
-             rstd=_empty(c), m=of_channel, eps=1e-5),
-        _direct(
-            Kernel("batch_norm_averages", defines), f"{c} channels", (1,),
-            {"mean": channel, "rstd": channel, "running_mean": _empty(c), "running_var": _empty(c),
-             "batches": np.zeros(1, np.int64), "momentum": 0.1, "eps": 1e-5, "m": of_channel},
-            9.0 * c, extra=2 * 4 * c,
-        ),
-        case("batch_norm_backward", 13, grid, g=x, x=x, y=x, **pair, gx=_empty(m),
-             gweight=_empty(c), gbias=_empty(c), m=of_channel),
-        case("batch_norm_stats", 4, grid, x=x, partial_mean=slice_, partial_squares=slice_.copy(),
-             m=of_channel),
-        case("batch_norm_apply", 5, grid, x=x, weight=channel, bias=channel, partial_mean=slice_,
-             partial_squares=slice_, y=_empty(m), mean=_empty(c), rstd=_empty(c), m=of_channel,
-             eps=1e-5),
-        case("batch_norm_backward_sums", 6, grid, g=x, x=x, y=x, mean=channel, rstd=channel,
-             **parts, m=of_channel),
-        case("batch_norm_backward_apply", 7, grid, g=x, x=x, y=x, **pair, **parts, gx=_empty(m),
-             gweight=_empty(c), gbias=_empty(c), m=of_channel),
-        case("batch_norm_double_backward", 26, grid, ggx=x, g=x, x=x, y=x, **pair, **sums, **out,
-             m=of_channel),
-        case("batch_norm_double_backward_sums", 9, grid, ggx=x, g=x, x=x, y=x, mean=channel,
-             rstd=channel, partials=_empty(3, slices, c), m=of_channel),
-        case("batch_norm_double_backward_apply", 17, grid, ggx=x, g=x, x=x, y=x, **pair, **sums,
-             partials=_random(3, slices, c), **out, m=of_channel),
-    ]  # fmt: skip
-
-
-def _others() -> list[Case]:
-    z = NETS["mnist-dcgan"][0].geometry
-    pixels, columns = z.C * z.H * z.W, (z.C * z.R * z.S, z.P, z.Q)
-    n, parameters, numbers, splits, size = 8, 65536, 6400, 8, 32768
-    key = {"key0": 1, "key1": 2, "step": 0, "first_block": 1}
-    flat = {name: abs(_random(parameters)) for name in ("p", "g", "m", "v")}
-    hyper = cuda.adam_hyper(1e-3, 0.9, 0.999, 1e-8, 0.0, 1)
-    blocks = math.ceil(numbers / 2048)
-    packing = {name: ",".join(values) for name, values in (
-        ("SIZES", ["4096"] * 8), ("STARTS", [str(4096 * i) for i in range(8)]), ("GAPS", "0" * 8),
-        ("COUNTS", "2" * 8), ("BATCHES", "0" * 32), ("INNERS", "0" * 32),
-    )}  # fmt: skip
-    return [
-        _direct(
-            Kernel("col2im", tuple(asdict(z).items())), label(NETS["mnist-dcgan"][0]),
-            (math.ceil(n * pixels / 256),),
-            {"cols": _random(n, *columns), "bias": None, "gx": _empty(n * pixels), "batch": n},
-            float(n * math.prod(columns)),
-        ),
-        _direct(
-            Kernel("reduce_slices", (("BIAS", 0), ("ACT(x)", "(x)"))), f"{splits} × {size}",
-            (math.ceil(size / 256),),
-            {"partials": _random(splits, size), "bias": None, "out": _empty(size),
-             "slices": splits, "size": size, "n": size, "inner": 1},
-            float(splits * size),
-        ),
-        _direct(
-            Kernel("add"), f"{parameters} numbers", (parameters // 256,),
-            {"a": flat["m"], "b": flat["p"], "y": _empty(parameters), "n": parameters,
-             "factor": 1.0},
-            2.0 * parameters,
-        ),
-        _direct(
-            Kernel("scale"), f"{parameters} numbers", (parameters // 256,),
-            {"x": flat["m"], "s": _random(1), "y": _empty(parameters), "n": parameters},
-            float(parameters),
-        ),
-        _direct(
-            Kernel("adam"), f"{parameters} parameters", (parameters // 256,),
-            {**flat, "hyper": hyper, "n": parameters}, 15.0 * parameters,
-            extra=3 * 4 * parameters,  # p, m and v are read and written
-        ),
-        _direct(
-            Kernel("average"), f"{parameters} parameters", (parameters // 256,),
-            {"a": flat["m"], "p": flat["p"], "blend": _random(1), "n": parameters},
-            3.0 * parameters, extra=4 * parameters,  # a is read and written
-        ),
-        _direct(
-            Kernel("pack", tuple(packing.items())), "8 × 2 × 4096 numbers", (16, 8),
-            {**{f"{part}{i}": _random(4096) if part < "c" else None for part in "abcd"
-                for i in range(8)}, "flat": _empty(8 * 4096)}, 8.0 * 4096,
-        ),
-        _direct(
-            Kernel("bce_with_logits"), f"{BATCH} logits", (1,),
-            {"x": _random(BATCH), "loss": _empty(1), "gx": _empty(BATCH), "n": BATCH, "t": 1.0},
-            12.0 * BATCH,
-        ),
-        _direct(
-            Kernel("logistic_d"), f"2 × {BATCH} logits", (1,),
-            {"real": _random(BATCH), "fake": _random(BATCH), "loss": _empty(1),
-             "gx": _empty(2 * BATCH), "n_real": BATCH, "n_fake": BATCH, "t": 1.0},
-            24.0 * BATCH,
-        ),
-        _direct(
-            Kernel("logit_figures"), f"{BATCH} logits", (1,),
-            {"real": _random(BATCH), "fake": _random(BATCH), "figures": _empty(6),
-             "n_real": BATCH, "n_fake": BATCH},
-            10.0 * BATCH,
-        ),
-        _direct(
-            Kernel("squares"), f"{parameters} numbers", (parameters // 4096,),
-            {"x": flat["p"], "y": _empty(parameters // 4096), "gx": _empty(parameters),
-             "n": parameters, "scale": 1.0},
-            3.0 * parameters,
-        ),
-        _direct(
-            Kernel("philox_uniform"), f"{numbers} numbers", (blocks,),
-            {"out": _empty(numbers), "n": numbers, **key, "low": 0.0, "width": 1.0, "below": 1.0},
-            3.0 * numbers,
-        ),
-        _direct(
-            Kernel("philox_normal"), f"{numbers} numbers", (blocks,),
-            {"out": _empty(numbers), "n": numbers, **key, "mean": 0.0, "std": 1.0}, 40.0 * numbers,
-        ),
-    ]  # fmt: skip
-
-
 @lru_cache(maxsize=1)
 def cases() -> tuple[Case, ...]:
     """At least one for each kernel: the products at a small layer of mnist-dcgan, and the
@@ -482,7 +192,7 @@ def cases() -> tuple[Case, ...]:
         *(convolution(op, layer) for layer in (d2, wide) for op in ops),
         convolution("conv2d", wide, tf32=True),
         product(BATCH, 784, 128),
-        *_channels(BATCH, 64, 7),
-        *_channels(16, 256, 8),
-        *_others(),
+        *channels(BATCH, 64, 7),
+        *channels(16, 256, 8),
+        *others(),
     )

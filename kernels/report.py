@@ -26,7 +26,8 @@ from minigan.kernels.architectures import (
     occupancy,
     resident_blocks,
 )
-from minigan.kernels.cases import Case, cases
+from minigan.kernels.case import Case
+from minigan.kernels.cases import cases
 from minigan.kernels.machine_code import code_of, hot_loop
 from minigan.kernels.sim.counters import SECTOR, Counts
 
