@@ -11,7 +11,8 @@ from minigan.array import Array
 from minigan.kernels.case import BATCH, NETS, Case, Layer, Small, empty, label, random
 from minigan.kernels.catalogue import RUNGS, rung_defines, rung_grid
 from minigan.kernels.launcher import Kernel
-from minigan.kernels.plan import Geometry, Plan, Tile, choose
+from minigan.kernels.plan import Geometry, Plan, Tile, choose, thin
+from minigan.kernels.signatures import signatures
 from minigan.kernels.streams import channels, others
 
 
@@ -70,13 +71,16 @@ def _arrays(op: str, z: Geometry, n: int) -> dict[str, Array]:
 def convolution(op: str, layer: Layer, batch: int = BATCH, tf32: bool = False) -> Case:
     """conv2d, conv2d_dgrad or conv2d_wgrad (op) by gemm.cu, cut as plan.py cuts it.
 
-    Where plan.py prefers GEMM + col2im for a dgrad, it is that GEMM, named `dgrad + col2im`.
+    Where plan.py prefers GEMM + col2im for a dgrad, it is that GEMM, named `dgrad + col2im`. Where
+    each output sees the whole image, it is the product that cuda.py makes of it.
     """
     z, name = layer.geometry, op + (" TF32" if tf32 else "")
+    if z.is_dense:
+        return replace(product(*_dense(op, z, batch)), layer=f"{label(layer)}: {op}")
     if op == "conv2d_dgrad" and z.prefers_col2im(batch):
         z, name = z.one_tap, "dgrad + col2im"
     plan = _plan(z, op, batch)
-    defines = {op.upper(): 1, **plan.tile.defines, **({"TF32": 1} if tf32 else {})}
+    defines = {op.upper(): 1, **plan.tile.defines, "ALIGNED": 1, **({"TF32": 1} if tf32 else {})}
     kernel = Kernel(op, tuple((defines | asdict(z)).items()))
     little, n = _small_layer(z, plan.tile, op, batch)
     its = replace(_plan(little, op, n), tile=plan.tile)  # its rows, columns and depth
@@ -93,7 +97,7 @@ def convolution(op: str, layer: Layer, batch: int = BATCH, tf32: bool = False) -
         return Small(kernel, its.grid, its.block, arrays | scalars)
 
     x, w, y = batch * z.C * z.H * z.W, z.K * z.C * z.R * z.S, batch * z.K * z.P * z.Q
-    executed = _steps(plan) * plan.tile.bm * plan.tile.bn * plan.tile.bk
+    executed = plan.all_steps * plan.tile.bm * plan.tile.bn * plan.tile.bk
     return Case(
         name=name,
         layer=label(layer),
@@ -103,16 +107,20 @@ def convolution(op: str, layer: Layer, batch: int = BATCH, tf32: bool = False) -
         flops=2 * layer.macs(batch),
         bytes=4.0 * (x + w + y),
         small=small,
-        steps=_steps(plan) / _steps(its),
+        steps=plan.all_steps / its.all_steps,
         blocks=math.prod(plan.grid) / math.prod(its.grid),
         executed_over_useful=executed / layer.macs(batch),
     )
 
 
-def _steps(plan: Plan) -> int:
-    """Steps of the main loop in all blocks."""
-    x, y, _ = plan.grid
-    return x * y * plan.batch * plan.steps
+def _dense(op: str, z: Geometry, batch: int) -> tuple[int, int, int, int, int]:
+    """The arguments of `product` for a convolution that sees the whole image."""
+    inputs, outputs = z.C * z.H * z.W, z.K
+    if op == "conv2d":
+        return batch, outputs, inputs, 0, 1
+    if op == "conv2d_dgrad":
+        return batch, inputs, outputs, 0, 0
+    return outputs, inputs, batch, 1, 0
 
 
 def _small_rung(z: Geometry) -> Geometry:
@@ -142,17 +150,26 @@ def rung(name: str, layer: Layer, batch: int = BATCH) -> Case:
     )  # fmt: skip
 
 
-def product(m: int, n: int, k: int) -> Case:
-    """A linear layer: (m,k) · (n,k)ᵀ + bias."""
+def product(m: int, n: int, k: int, a_transposed: int = 0, b_transposed: int = 1) -> Case:
+    """(m,k) · (k,n), by the kernel and the cut that cuda.py chooses. A linear layer has its weights
+    transposed."""
+    useful, moved = 2.0 * m * n * k, 4.0 * (m * k + k * n + m * n)
+    cut = thin(m, n, k, bool(a_transposed), bool(b_transposed))
+    if cut is not None:
+        sizes = (signatures()[cut.kernel].parameters)[4:]
+        scalars = dict(zip((p.name for p in sizes), (*cut.sizes, 1), strict=True))
+        pair = [random(m * k), random(k * n)][:: -1 if cut.swapped else 1]
+        arrays = {"a": pair[0], "b": pair[1], "bias": None, "out": empty(m * n)}
+        whole = Small(Kernel(cut.kernel), cut.grid, cut.block, arrays | scalars)
+        return Case(
+            cut.kernel, f"{m} × {k} · {k} × {n}", whole.kernel, cut.grid, cut.block, useful, moved,
+            lambda: whole, executed_over_useful=cut.executed_over_useful,
+        )  # fmt: skip
     plan = choose(m, n, k)
-    defines: dict[str, Any] = {
-        "MATMUL": 1,
-        **plan.tile.defines,
-        "TRANS_A": 0,
-        "TRANS_B": 1,
-        "BIAS": 0,
-    }
-    defines |= {"ALIGNED": int(n % 4 == 0), "ACT(x)": "(x)"}
+    transposed = {"TRANS_A": a_transposed, "TRANS_B": b_transposed, "INNER": 1}
+    widths = {"A_WIDTH": 4 if k % 4 == 0 else 1, "B_WIDTH": 4 if n % 4 == 0 else 1}
+    defines: dict[str, Any] = {"MATMUL": 1, **plan.tile.defines, "ALIGNED": 1}
+    defines |= transposed | widths | {"BIAS": 0, "ACT(x)": "(x)"}
     kernel = Kernel("matmul", tuple(defines.items()))
     a, b = _trim(m, 2 * plan.tile.bm), _trim(n, 2 * plan.tile.bn)
     depth = _trim(k, 6 * plan.tile.bk)
@@ -162,20 +179,13 @@ def product(m: int, n: int, k: int) -> Case:
     def small() -> Small:
         out = empty(its.splits, a, b)
         arrays = {"a": random(a, depth), "b": random(b, depth), "bias": None, "out": out}
-        scalars = {
-            "m": a,
-            "n": b,
-            "k": depth,
-            "a_step": 0,
-            "b_step": 0,
-            "splits": its.splits,
-            "split_steps": its.split_steps,
-        }
-        return Small(kernel, its.grid, its.block, arrays | scalars)
+        sizes = {"m": a, "n": b, "k": depth, "a_step": 0, "b_step": 0}
+        splits = {"splits": its.splits, "split_steps": its.split_steps}
+        return Small(kernel, its.grid, its.block, arrays | sizes | splits)
 
     return Case(
-        "matmul", f"{m} × {k} · {k} × {n}", kernel, plan.grid, plan.block, 2.0 * m * n * k,
-        4.0 * (m * k + k * n + m * n), small, _steps(plan) / _steps(its),
+        "matmul", f"{m} × {k} · {k} × {n}", kernel, plan.grid, plan.block, useful, moved,
+        small, plan.all_steps / its.all_steps,
         math.prod(plan.grid) / math.prod(its.grid), plan.executed_over_useful,
     )  # fmt: skip
 
@@ -184,7 +194,7 @@ def product(m: int, n: int, k: int) -> Case:
 def cases() -> tuple[Case, ...]:
     """At least one for each kernel: the products at a small layer of mnist-dcgan, and the
     convolutions and channels at a wide one of the 64×64 DCGAN too."""
-    d2, wide = NETS["mnist-dcgan"][4], NETS["dcgan-64"][7]
+    d2, head, wide = *NETS["mnist-dcgan"][4:], NETS["dcgan-64"][7]
     ops = ("conv2d", "conv2d_dgrad", "conv2d_wgrad")
     rungs = ("conv_naive", "conv_tiled", "conv_register", "conv_vectorised")
     return (
@@ -192,6 +202,7 @@ def cases() -> tuple[Case, ...]:
         *(convolution(op, layer) for layer in (d2, wide) for op in ops),
         convolution("conv2d", wide, tf32=True),
         product(BATCH, 784, 128),
+        *(convolution(op, head) for op in ops[:2]),
         *channels(BATCH, 64, 7),
         *channels(16, 256, 8),
         *others(),

@@ -41,6 +41,8 @@ KERNELS = {
         ("conv2d_dgrad", "5, 6", "gx, the transposed convolution; its phases apart"),
         ("conv2d_wgrad", "5, 6", "gw = Σ over images and pixels of x · g"),
         ("matmul", "5, 6", "act(a · b + bias)"),
+        ("matmul_dot", "-", "a matrix times a vector, a block an output"),
+        ("matmul_thread", "-", "a vector times a matrix, an outer product: a thread an output"),
         ("col2im", "-", "gx from the columns of a GEMM: a gather, no atomics"),
         ("reduce_slices", "-", "act(Σ slices + bias): the end of every split sum"),
         ("bias_act", "-", "y = act(x + bias)"),

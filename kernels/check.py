@@ -226,7 +226,9 @@ def _epilogues() -> Iterator[Check]:
     """Bias and activation at the end of a convolution, in each place where that may be."""
     for what, shape_x, shape_w, stride, pad, kernels in (
         ("conv2d", (3, 20, 9, 7), (70, 20, 3, 3), 1, 1, ("conv2d",)),
-        ("conv2d", (6, 8, 7, 7), (1, 8, 7, 7), 1, 0, ("conv2d", "reduce_slices")),
+        ("conv2d", (2, 70, 5, 5), (20, 70, 3, 3), 1, 0, ("conv2d", "reduce_slices")),
+        ("conv2d", (6, 8, 7, 7), (1, 8, 7, 7), 1, 0, ("matmul_dot",)),
+        ("conv2d_dgrad", (6, 8, 7, 7), (1, 8, 7, 7), 1, 0, ("matmul_thread",)),
         ("conv2d_dgrad", (4, 9, 10, 12), (33, 9, 4, 4), 2, 1, ("conv2d_dgrad",)),
         ("conv2d_dgrad", (2, 2, 14, 14), (64, 2, 7, 7), 1, 3, ("col2im",)),
     ):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigan.array import Array, xp_of
+from minigan.array import Array, address, xp_of
 from minigan.kernels.channels import (
     batch_norm,
     batch_norm_averages,
@@ -51,7 +51,7 @@ from minigan.kernels.operands import (
     specialised,
     workspace,
 )
-from minigan.kernels.plan import Geometry, Plan, choose
+from minigan.kernels.plan import Geometry, Plan, choose, thin
 from minigan.kernels.reference import Pads, Pair
 
 __all__ = [
@@ -144,8 +144,9 @@ def _product(
     slices = workspace(out, (plan.splits, *out.shape)) if split else out
     if slices.size >= 2**31:
         raise ValueError(f"{kernel}: {slices.size} partial sums, more than 32-bit indices reach")
-    defines = {kernel.upper(): 1, **plan.tile.defines, **defines}
-    if _tf32 and plan.tile.tm >= 4:  # the smallest tile is narrower than a tensor core's
+    aligned = all(address(a) % 16 == 0 for a in operands)
+    defines = {kernel.upper(): 1, **plan.tile.defines, **defines, "ALIGNED": int(aligned)}
+    if _tf32 and plan.tile.fits_tensor_cores:
         defines["TF32"] = 1
     last = epilogue or Epilogue()
     if epilogue and not split:
@@ -175,19 +176,36 @@ def matmul(
         batch = None
     if batch is None or min(x.ndim, b.ndim) < 2 or x.shape[-1] != b.shape[-2]:
         raise ValueError(f"matmul: cannot multiply x {x.shape} by b {b.shape}")
+    epilogue = Epilogue(bias, act, slope).checked("matmul", b.shape[-1])
+    return _matmul(x, b, batch, epilogue)
+
+
+def _matmul(x: Array, b: Array, batch: Dims, epilogue: Epilogue, inner: int = 1) -> Array:
+    """x @ b of shapes that fit.   inner: columns that share an element of the bias."""
     (n, k), m = x.shape[-2:], b.shape[-1]
     x, x_step, x_transposed = _matrices(x, "x", batch)
     b, b_step, b_transposed = _matrices(b, "b", batch)
-    epilogue = Epilogue(bias, act, slope).checked("matmul", m)
     out = empty(x, (*batch, n, m))
-    defines = {"TRANS_A": x_transposed, "TRANS_B": b_transposed, "ALIGNED": int(m % 4 == 0)}
-    plan = choose(n, m, k, math.prod(batch))
-    _product("matmul", (x, b), out, plan, (n, m, k, x_step, b_step), defines, epilogue, (m, 1))
+    cut = thin(n, m, k, x_transposed, b_transposed) if math.prod(batch) == 1 else None
+    if cut is not None:
+        operands, inner = ((b, x), n) if cut.swapped else ((x, b), inner)
+        args = (*operands, epilogue.bias, out, *cut.sizes, inner)
+        launch(specialised(cut.kernel, **epilogue.defines), cut.grid, cut.block, args)
+        return out
+    defines = {
+        "TRANS_A": int(x_transposed),
+        "TRANS_B": int(b_transposed),
+        "A_WIDTH": 4 if k % 4 == 0 else 1,
+        "B_WIDTH": 4 if m % 4 == 0 else 1,
+        "INNER": inner,
+    }
+    plan, sizes = choose(n, m, k, math.prod(batch)), (n, m, k, x_step, b_step)
+    _product("matmul", (x, b), out, plan, sizes, defines, epilogue, (m // inner, inner))
     return out
 
 
-def _matrices(a: Array, name: str, batch: Dims) -> tuple[Array, int, int]:
-    """(a contiguous, elements from one matrix to the next, 1 if its matrices lie transposed)"""
+def _matrices(a: Array, name: str, batch: Dims) -> tuple[Array, int, bool]:
+    """(a contiguous, elements from one matrix to the next, whether its matrices lie transposed)"""
     lead, size = a.shape[:-2], math.prod(a.shape[-2:])
     transposed = not a.flags.c_contiguous and a.swapaxes(-1, -2).flags.c_contiguous
     if transposed:
@@ -195,7 +213,7 @@ def _matrices(a: Array, name: str, batch: Dims) -> tuple[Array, int, int]:
     if lead != batch and math.prod(lead) != 1:
         a = xp_of(a).broadcast_to(a, (*batch, *a.shape[-2:]))
     (a,) = float32("matmul", **{name: a})
-    return a, size if math.prod(lead) != 1 else 0, int(transposed)
+    return a, size if math.prod(lead) != 1 else 0, transposed
 
 
 def conv2d(
@@ -205,8 +223,11 @@ def conv2d(
     x, w = float32("conv2d", x=x, w=w)
     expect("conv2d", "w", w, (len(w), x.shape[1] // groups, *w.shape[2:]))
     z = Geometry.of(x.shape, w.shape, stride, pad, dilation, groups)
-    y = empty(x, (len(x), z.K, z.P, z.Q))
     epilogue = (epilogue or Epilogue()).checked("conv2d", z.K)
+    if z.is_dense:
+        rows, taps = x.reshape(len(x), z.C * z.H * z.W), w.reshape(z.K, z.C * z.H * z.W)
+        return _matmul(rows, taps.T, (), epilogue).reshape(len(x), z.K, 1, 1)
+    y = empty(x, (len(x), z.K, z.P, z.Q))
     plan, channels = z.plan_forward(len(x)), (z.K, z.P * z.Q)
     _product("conv2d", (x, w), y, plan, (len(x),), asdict(z), epilogue, channels)
     return y
@@ -218,10 +239,14 @@ def conv2d_dgrad(
 ) -> Array:  # fmt: skip
     g, w = float32("conv2d_dgrad", g=g, w=w)
     n = len(g)
-    gx = empty(g, (n, w.shape[1] * groups, *size))
-    z = Geometry.of(gx.shape, w.shape, stride, pad, dilation, groups)
+    shape = (n, w.shape[1] * groups, *size)
+    z = Geometry.of(shape, w.shape, stride, pad, dilation, groups)
     expect("conv2d_dgrad", "g", g, (n, z.K, z.P, z.Q))
     epilogue = (epilogue or Epilogue()).checked("conv2d_dgrad", z.C)
+    if z.is_dense:
+        taps = w.reshape(z.K, z.C * z.H * z.W)
+        return _matmul(g.reshape(n, z.K), taps, (), epilogue, z.H * z.W).reshape(shape)
+    gx = empty(g, shape)
     if not z.prefers_col2im(n):
         plan, channels = z.plan_dgrad(n), (z.C, z.H * z.W)
         _product("conv2d_dgrad", (g, w), gx, plan, (n,), asdict(z), epilogue, channels)
@@ -238,8 +263,12 @@ def conv2d_wgrad(
     x: Array, g: Array, taps: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int
 ) -> Array:
     x, g = float32("conv2d_wgrad", x=x, g=g)
-    gw = empty(x, (g.shape[1], x.shape[1] // groups, *taps))
-    z = Geometry.of(x.shape, gw.shape, stride, pad, dilation, groups)
+    shape = (g.shape[1], x.shape[1] // groups, *taps)
+    z = Geometry.of(x.shape, shape, stride, pad, dilation, groups)
     expect("conv2d_wgrad", "g", g, (len(x), z.K, z.P, z.Q))
+    if z.is_dense:
+        rows, images = g.reshape(len(x), z.K), x.reshape(len(x), z.C * z.H * z.W)
+        return _matmul(rows.T, images, (), Epilogue()).reshape(shape)
+    gw = empty(x, shape)
     _product("conv2d_wgrad", (x, g), gw, z.plan_wgrad(len(x)), (len(x),), asdict(z))
     return gw

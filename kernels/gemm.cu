@@ -15,17 +15,18 @@
 //
 // Layout     NCHW activations, KCRS weights, row-major matrices; all contiguous.
 // Launch     grid (⌈columns/BN⌉, ⌈rows/BM⌉, items · splits), block (BM/TM · BN/TN).
-//            Items are products side by side: matrices of a batch, or phases · GROUPS.
+//            Items are products side by side: matrices of a batch, or phases / BANDS · GROUPS.
 //            The depth goes by steps of BK; split s sums steps [s, s+1) · split_steps into its own
 //            slice out + s · size, and reduce_slices adds the slices in order. No atomics.
-// Threads    A warp is 4 × 8 threads, each with TM × TN outputs in groups of 4 neighbouring columns.
-// Rung       5 of README.md: cp.async into two buffers, one barrier a tile. Below sm_80, the same
+// Threads    A warp is ROW_LANES × COL_LANES threads, each with TM × TN outputs.
+// Rung       5 of README.md: cp.async into two buffers, one barrier a step. Below sm_80, the same
 //            loop with plain loads and stores. -DTF32=1 is rung 6: the same tiles multiplied by
 //            mma.sync with operands rounded to TF32 (10 bits of mantissa), sm_80 and later.
 // Defines    one of MATMUL, CONV2D, CONV2D_DGRAD, CONV2D_WGRAD (1: compile this kernel; if none is
 //            defined, conv2d); the tile BM BN BK TM TN; for the convolutions
-//            C H W K R S P Q, SH SW (stride), TOP LEFT (pad), DH DW (dilation), GROUPS.
-//            All indices fit in 32 bits: the launcher refuses larger arrays.
+//            C H W K R S P Q, SH SW (stride), TOP LEFT (pad), DH DW (dilation), GROUPS;
+//            ALIGNED (1: the operands start at multiples of 16 bytes).
+//            All indices fit in 31 bits: the launcher refuses larger arrays.
 // Epilogue   BIAS (1: add bias[k] to conv2d, bias[c] to conv2d_dgrad, bias[n] to matmul, 0: it is not
 //            read) and ACT(x), an activation. With splits they are left to reduce_slices.
 
@@ -33,10 +34,13 @@
 #define BM 64
 #define BN 64
 #define BK 16
-#define TM 4
-#define TN 4
+#define TM 8
+#define TN 8
 #endif
 
+#ifndef ALIGNED
+#define ALIGNED 0
+#endif
 #ifndef TF32
 #define TF32 0
 #endif
@@ -72,33 +76,78 @@
 #define GROUPS 1
 #endif
 
-constexpr int THREADS = (BM / TM) * (BN / TN);
-constexpr int VM = TM < 4 ? TM : 4;             // rows of a thread that are neighbours
-constexpr int PAD = TF32 ? 8 : TM < 4 ? 1 : 4;  // staggers the banks of a column of the tile
-constexpr int COL_THREADS = BN / TN;
-#if TF32 || defined(CONV2D_WGRAD)
-constexpr int MIN_BLOCKS = 1;  // a multiprocessor: these need up to 226 registers,
+// A block of conv2d_dgrad computes both horizontal phases of stride 2: what a warp then writes is
+// contiguous. The first half of its columns is phase w mod 2 = 0; see below.
+#if defined(CONV2D_DGRAD) && TN == 8
+constexpr int BANDS = SW == 2 && DW == 1 ? 2 : 1;
 #else
-constexpr int MIN_BLOCKS = 2;  // the others at most the 128 that 2 × 256 threads leave
+constexpr int BANDS = 1;
 #endif
 
+constexpr int THREADS = (BM / TM) * (BN / TN);
+constexpr int COL_LANES = BN / TN < 8 ? BN / TN : 8, ROW_LANES = 32 / COL_LANES;
+constexpr int WARP_ROWS = ROW_LANES * TM, WARP_COLS = COL_LANES * TN;  // that a warp computes
+constexpr int WARPS_ACROSS = BN / WARP_COLS;
+
+__device__ constexpr int least(int a, int b) { return a < b ? a : b; }
+constexpr int TRANSPOSING = 32 / least(8, BM);  // LANES of an a stored by columns
+
+// ---- Copying tiles into shared memory -----------------------------------------------------------
+//
+// tile_a[i][d] and tile_b[d][j]. An operand says where its elements lie, and how a warp copies them:
+//
+//     at(o, d)    the element of row or column o at depth d (of tile_a: d counts BK · BANDS a step)
+//     WIDTH       floats a copy: 4 where so many neighbours in the tile are so in memory, else 1
+//     LANES       threads side by side along the tile's rows; 32 / LANES along its columns: as many
+//                 as make the reads coalesced
+//     PAD         floats between the tile's rows that keep the writes of a warp in different banks
+//
+// MIN_BLOCKS: the fewest that a multiprocessor must hold; five of 64 threads leave 168 registers to
+// each, which copies of single floats may exceed.
+
 struct Element {
-    unsigned offset;
+    const float* at;
     bool inside;  // false: in the padding or past the end; a zero
 };
 
-// ---- The main loop ------------------------------------------------------------------------------
+template <class A>
+constexpr int MIN_BLOCKS = THREADS == 64 && A::WIDTH == 4 ? 5 : 1;
 
-// *shared = data[e.offset], or 0 outside; visible after wait_for_copies() and a barrier.
-__device__ __forceinline__ void copy(float* shared, const float* data, Element e) {
+// p, which the compiler may not take apart: it adds what depends on the step in one instruction.
+__device__ __forceinline__ const float* fixed(const float* p) {
+    asm("" : "+l"(p));
+    return p;
+}
+
+// Depth step · BK + d. What does not depend on the step, the compiler takes out of the main loop.
+struct Depth {
+    unsigned step, d;
+
+    __device__ unsigned all() const { return step * BK + d; }
+
+    template <int N>
+    __device__ unsigned over() const {
+        return BK % N == 0 ? step * (BK / N) + d / N : N % BK == 0 ? step / (N / BK) : all() / N;
+    }
+
+    template <int N>
+    __device__ unsigned modulo() const {
+        return BK % N == 0 ? d % N : N % BK == 0 ? step % (N / BK) * BK + d : all() % N;
+    }
+};
+
+// WIDTH floats to tile + i, or zeros; visible after wait_for_copies() and a barrier.
+template <int WIDTH>
+__device__ __forceinline__ void copy(float* tile, int i, Element e) {
 #if __CUDA_ARCH__ >= 800
-    unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
-    int bytes = e.inside ? 4 : 0;  // those read; the rest of the 4 is filled with zeros
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(data + e.offset),
-                 "r"(bytes)
+    unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(tile)) + 4 * i;
+    int bytes = e.inside ? 4 * WIDTH : 0;  // those read; the rest is filled with zeros
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(e.at),
+                 "n"(4 * WIDTH), "r"(bytes)
                  : "memory");
 #else
-    *shared = e.inside ? data[e.offset] : 0.0f;
+#pragma unroll
+    for (int j = 0; j < WIDTH; j++) tile[i + j] = e.inside ? e.at[j] : 0.0f;
 #endif
 }
 
@@ -108,21 +157,85 @@ __device__ __forceinline__ void wait_for_copies() {
 #endif
 }
 
-// tile[d][o] = operand(first + o, step · BK + d). Neighbouring threads read along the index that is
-// contiguous in memory.
-template <int EXTENT, class Operand>
-__device__ __forceinline__ void stage(float (*tile)[EXTENT + PAD], const Operand& operand,
-                                      unsigned first, unsigned step) {
-    constexpr unsigned INNER = Operand::DEPTH_IS_CONTIGUOUS ? BK : EXTENT;
+// tile[i][d] = a(first + i, step · DEEP + d), DEEP = BK · BANDS.
+template <class A, int DEEP>
+__device__ __forceinline__ void stage_a(float (*tile)[DEEP + A::PAD], const A& a, unsigned first,
+                                        unsigned step) {
+    constexpr int COPIES = BM * DEEP / A::WIDTH, DOWN = least(BM, 32 / A::LANES);
     unsigned thread = threadIdx.x % THREADS;  // which it is; now the compiler knows its bits
 #pragma unroll
-    for (unsigned i = 0; i < EXTENT * BK; i += THREADS) {
-        unsigned inner = thread % INNER + i % INNER, outer = thread / INNER + i / INNER;
-        unsigned d = Operand::DEPTH_IS_CONTIGUOUS ? inner : outer;
-        unsigned o = Operand::DEPTH_IS_CONTIGUOUS ? outer : inner;
-        copy(&tile[d][o], operand.data, operand.at(first + o, step * BK + d));
+    for (int e = 0; e < COPIES; e += THREADS) {
+        unsigned lane = thread % 32, warp = thread / 32 + e / 32;
+        unsigned i = warp % (BM / DOWN) * DOWN + lane / A::LANES;
+        unsigned d = (warp / (BM / DOWN) * A::LANES + lane % A::LANES) * A::WIDTH;
+        if (COPIES % THREADS == 0 || thread + e < COPIES)
+            copy<A::WIDTH>(tile[0], i * (DEEP + A::PAD) + d, a.at(first + i, {step, d}));
     }
 }
+
+// tile[d][j] = b(first + j, step · BK + d).
+template <class B>
+__device__ __forceinline__ void stage_b(float (*tile)[BN + B::PAD], const B& b, unsigned first,
+                                        unsigned step) {
+    constexpr int COPIES = BN * BK / B::WIDTH, DOWN = 32 / B::LANES;
+    constexpr int ACROSS = BN / B::WIDTH / B::LANES;
+    unsigned thread = threadIdx.x % THREADS;
+#pragma unroll
+    for (int e = 0; e < COPIES; e += THREADS) {
+        unsigned lane = thread % 32, warp = thread / 32 + e / 32;
+        unsigned j = (warp % ACROSS * B::LANES + lane % B::LANES) * B::WIDTH;
+        unsigned d = warp / ACROSS * DOWN + lane / B::LANES;
+        if (COPIES % THREADS == 0 || thread + e < COPIES)
+            copy<B::WIDTH>(tile[0], d * (BN + B::PAD) + j, b.at(first + j, {step, d}));
+    }
+}
+
+// ---- Multiplying two tiles ----------------------------------------------------------------------
+
+// The phase of column j of a warp, and where tile_a has its weights: depth d at d · BANDS + slot.
+#ifdef CONV2D_DGRAD
+__device__ __forceinline__ constexpr int slot(int j) {
+    return BANDS == 1 ? 0 : (j / (WARP_COLS / 2) + LEFT) % 2;
+}
+#else
+__device__ __forceinline__ constexpr int slot(int) { return 0; }
+#endif
+
+__device__ __forceinline__ int warp_row() { return threadIdx.x / 32 / WARPS_ACROSS * WARP_ROWS; }
+__device__ __forceinline__ int warp_col() { return threadIdx.x / 32 % WARPS_ACROSS * WARP_COLS; }
+
+__device__ __forceinline__ void load4(float* to, const float* from) {
+    float4 v = *reinterpret_cast<const float4*>(from);
+    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+}
+
+// acc[i][j] belongs to row i · ROW_LANES + lane / COL_LANES of the warp, and to column
+// j/4 · 4 · COL_LANES + lane % COL_LANES · 4 + j%4: 8 lanes read 8 neighbouring float4.
+template <int PITCH_A, int PITCH_B>
+__device__ __forceinline__ void multiply_tiles(float (&acc)[TM][TN], const float (*a)[PITCH_A],
+                                               const float (*b)[PITCH_B]) {
+    constexpr int DEPTHS = 4 / BANDS;  // in a float4 of tile_a
+    int lane = threadIdx.x % 32;
+    int row = warp_row() + lane / COL_LANES, col = warp_col() + lane % COL_LANES * 4;
+#pragma unroll
+    for (int d = 0; d < BK; d += DEPTHS) {
+        float fa[TM][4], fb[TN];
+#pragma unroll
+        for (int i = 0; i < TM; i++) load4(fa[i], &a[row + i * ROW_LANES][d * BANDS]);
+#pragma unroll
+        for (int t = 0; t < DEPTHS; t++) {
+#pragma unroll
+            for (int j = 0; j < TN; j += 4) load4(fb + j, &b[d + t][col + j * COL_LANES]);
+#pragma unroll
+            for (int i = 0; i < TM; i++)
+#pragma unroll
+                for (int j = 0; j < TN; j++)
+                    acc[i][j] += fa[i][t * BANDS + slot(j * COL_LANES)] * fb[j];
+        }
+    }
+}
+
+// ---- Rung 6: the same on tensor cores -----------------------------------------------------------
 
 __device__ __forceinline__ unsigned to_tf32(float v) {
     unsigned bits = 0;
@@ -132,51 +245,45 @@ __device__ __forceinline__ unsigned to_tf32(float v) {
     return bits;
 }
 
-// c (16,8) += a (16,8) · b (8,8), by one warp.
-__device__ __forceinline__ void mma(float* c, unsigned a0, unsigned a1, unsigned a2, unsigned a3,
-                                    unsigned b0, unsigned b1) {
+// c (16,8) += a (16,8) · b (8,8), by one warp. Lane l holds, with g = l / 4 and t = l % 4,
+// a(g, t), a(g+8, t), a(g, t+4), a(g+8, t+4), b(t, g), b(t+4, g), and of the result
+// c(g, 2t), c(g, 2t+1), c(g+8, 2t), c(g+8, 2t+1).
+__device__ __forceinline__ void mma(float* c, const unsigned* a, const unsigned* b) {
 #if __CUDA_ARCH__ >= 800
     asm volatile(
         "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
         "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }
 
-// Row and column in the tile of acc[i][j], for 4 neighbouring j from a multiple of 4.
-//
-// float32: a thread's groups lie far apart, so that 8 threads read 8 neighbouring float4.
-// TF32: a warp covers 4·TM × 8·TN outputs by mma tiles of 16 × 8; group (i, j) is one of them.
-__device__ __forceinline__ int thread_row(int i) {
-    int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 / (COL_THREADS / 8);
-    if (TF32) return warp_row * 4 * TM + i / 4 * 16 + lane / 4 + lane % 2 * 8;
-    return i / VM * (BM / (TM / VM)) + (warp_row * 4 + lane / 8) * VM + i % VM;
-}
-
-__device__ __forceinline__ int thread_col(int i, int j) {
-    int lane = threadIdx.x % 32, warp_col = threadIdx.x / 32 % (COL_THREADS / 8);
-    if (TF32) return (warp_col * TN + i % 4 * (TN / 4) + j / 4) * 8 + lane % 4 / 2 * 4;
-    return j / 4 * (BN / (TN / 4)) + (warp_col * 8 + lane % 8) * 4 + j % 4;
-}
-
-// acc += the product of two tiles, in float32: TM + TN reads of shared memory, as float4, for
-// TM · TN multiply-adds.
-__device__ __forceinline__ void multiply_tiles(float (&acc)[TM][TN], const float (*a)[BM + PAD],
-                                               const float (*b)[BN + PAD]) {
+// The warp's outputs are TM/4 × TN tiles of 16 × 8; tile (i, j) is the four floats i · TN + j of acc.
+template <int PITCH_A, int PITCH_B>
+__device__ __forceinline__ void multiply_tiles_tf32(float (&acc)[TM][TN],
+                                                    const float (*a)[PITCH_A],
+                                                    const float (*b)[PITCH_B]) {
+    int lane = threadIdx.x % 32, t = lane % 4;
+    int row = warp_row() + lane / 4, col = warp_col() + lane / 4;
 #pragma unroll
-    for (int d = 0; d < BK; d++) {
-        float fa[TM], fb[TN];
+    for (int d = 0; d < BK; d += 8) {
 #pragma unroll
-        for (int i = 0; i < TM; i++) fa[i] = a[d][thread_row(i)];
+        for (int j = 0; j < TN; j++) {
+            unsigned fb[2] = {to_tf32(b[d + t][col + j * 8]), to_tf32(b[d + t + 4][col + j * 8])};
 #pragma unroll
-        for (int j = 0; j < TN; j++) fb[j] = b[d][thread_col(0, j)];
+            for (int i = 0; i < TM / 4; i++) {
+                unsigned fa[4];
 #pragma unroll
-        for (int i = 0; i < TM; i++)
-#pragma unroll
-            for (int j = 0; j < TN; j++) acc[i][j] += fa[i] * fb[j];
+                for (int e = 0; e < 4; e++)
+                    fa[e] = to_tf32(a[row + i * 16 + e % 2 * 8]
+                                     [(d + t + e / 2 * 4) * BANDS + slot(j * 8)]);
+                mma(&acc[0][0] + (i * TN + j) * 4, fa, fb);
+            }
+        }
     }
 }
+
+// ---- The product --------------------------------------------------------------------------------
 
 // This block's share of ⌈depth/BK⌉ steps: the splits are innermost in blockIdx.z.
 struct Steps {
@@ -188,105 +295,67 @@ struct Steps {
     }
 };
 
-// ---- Rung 6: the same product on tensor cores ---------------------------------------------------
+// out(i, j) = Σ_d a(i, d) · b(d, j) for the tile of this block, over its steps of d.
+template <class A, class B, class Out>
+__device__ __forceinline__ void product(const A& a, const B& b, const Out& out, Steps steps) {
+    constexpr int DEEP = BK * BANDS, PITCH_A = DEEP + A::PAD, PITCH_B = BN + B::PAD;
+    __shared__ __align__(16) float memory[2 * BM * PITCH_A + 2 * BK * PITCH_B];
+    auto tile_a = reinterpret_cast<float(*)[BM][PITCH_A]>(memory);
+    auto tile_b = reinterpret_cast<float(*)[BK][PITCH_B]>(memory + 2 * BM * PITCH_A);
+    unsigned row0 = blockIdx.y * BM, col0 = blockIdx.x * BN, now = 0;
+    float acc[TM][TN] = {};
 
-// acc += the product of two tiles, by mma m16n8k8. In its layout lane l holds, with g = l / 4 and
-// t = l % 4, a(g, t), a(g+8, t), a(g, t+4), a(g+8, t+4), b(t, g), b(t+4, g), and of the result
-// c(g, 2t), c(g, 2t+1), c(g+8, 2t), c(g+8, 2t+1): four neighbours in acc.
-__device__ __forceinline__ void multiply_tiles_tf32(float (&acc)[TM][TN],
-                                                    const float (*a)[BM + PAD],
-                                                    const float (*b)[BN + PAD]) {
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-    int row = warp / (COL_THREADS / 8) * 4 * TM + g, col = warp % (COL_THREADS / 8) * 8 * TN + g;
-#pragma unroll
-    for (int d = 0; d < BK; d += 8) {
-#pragma unroll
-        for (int i = 0; i < TM; i += 4) {
-            unsigned a0 = to_tf32(a[d + t][row + i / 4 * 16]);
-            unsigned a1 = to_tf32(a[d + t][row + i / 4 * 16 + 8]);
-            unsigned a2 = to_tf32(a[d + t + 4][row + i / 4 * 16]);
-            unsigned a3 = to_tf32(a[d + t + 4][row + i / 4 * 16 + 8]);
-#pragma unroll
-            for (int n = 0; n < TN; n++) {
-                float* c = &acc[i + n / (TN / 4)][n % (TN / 4) * 4];
-                unsigned b0 = to_tf32(b[d + t][col + n * 8]);
-                unsigned b1 = to_tf32(b[d + t + 4][col + n * 8]);
-                mma(c, a0, a1, a2, a3, b0, b1);
-            }
-        }
-    }
-}
-
-// Even and odd lanes trade halves, so that each holds 4 neighbouring columns of one row, to be
-// stored as in float32: even lanes row g, odd ones row g + 8.
-__device__ __forceinline__ void gather_columns(float (&acc)[TM][TN]) {
-    bool odd = threadIdx.x % 2 == 1;
-#pragma unroll
-    for (int i = 0; i < TM; i++)
-#pragma unroll
-        for (int j = 0; j < TN; j += 4) {
-            float* c = &acc[i][j];
-            float first = __shfl_xor_sync(0xffffffff, odd ? c[0] : c[2], 1);
-            float second = __shfl_xor_sync(0xffffffff, odd ? c[1] : c[3], 1);
-            if (odd) {
-                c[0] = first;
-                c[1] = second;
-            } else {
-                c[2] = first;
-                c[3] = second;
-            }
-        }
-}
-
-// ---- The loop over the depth --------------------------------------------------------------------
-
-// acc[i][j] += Σ_d a(row0 + thread_row(i), d) · b(col0 + thread_col(j), d) over `steps` tiles of d.
-template <class A, class B>
-__device__ __forceinline__ void multiply(float (&acc)[TM][TN], const A& a, const B& b,
-                                         Steps steps) {
-    __shared__ __align__(16) float tile_a[2][BK][BM + PAD];
-    __shared__ __align__(16) float tile_b[2][BK][BN + PAD];
-    unsigned row0 = blockIdx.y * BM, col0 = blockIdx.x * BN;
-
-    stage<BM>(tile_a[0], a, row0, steps.begin);
-    stage<BN>(tile_b[0], b, col0, steps.begin);
-    int now = 0;
+    stage_a<A, DEEP>(tile_a[0], a, row0, steps.begin);
+    stage_b<B>(tile_b[0], b, col0, steps.begin);
     for (unsigned step = steps.begin; step < steps.end; step++, now ^= 1) {
         wait_for_copies();
         __syncthreads();  // tiles `now` are complete, and nobody reads the other pair any more
         if (step + 1 < steps.end) {
-            stage<BM>(tile_a[now ^ 1], a, row0, step + 1);
-            stage<BN>(tile_b[now ^ 1], b, col0, step + 1);
+            stage_a<A, DEEP>(tile_a[now ^ 1], a, row0, step + 1);
+            stage_b<B>(tile_b[now ^ 1], b, col0, step + 1);
         }
         if (TF32)
             multiply_tiles_tf32(acc, tile_a[now], tile_b[now]);
         else
             multiply_tiles(acc, tile_a[now], tile_b[now]);
     }
-    if (TF32) gather_columns(acc);
-}
 
-// Hands each row's groups of 4 neighbouring columns to out.store(row, column, four values).
-template <class Out>
-__device__ __forceinline__ void store(const float (&acc)[TM][TN], const Out& out) {
+    // Through shared memory, a few rows at a time, so that lanes write neighbours.
+    constexpr int ROWS = TF32 ? 8 : ROW_LANES, PITCH = WARP_COLS + 8, PHASE = WARP_COLS / BANDS;
+    static_assert(THREADS / 32 * ROWS * PITCH <= sizeof(memory) / 4, "the tiles have room for it");
+    int lane = threadIdx.x % 32;
+    float* rows = memory + threadIdx.x / 32 * ROWS * PITCH;
+    wait_for_copies();
+    __syncthreads();  // nobody reads the tiles any more
 #pragma unroll
-    for (int i = 0; i < TM; i++)
+    for (int first = 0; first < WARP_ROWS; first += ROWS) {
 #pragma unroll
-        for (int j = 0; j < TN; j += 4) {
-            float4 v = make_float4(acc[i][j], acc[i][j + 1], acc[i][j + 2], acc[i][j + 3]);
-            out.store(blockIdx.y * BM + thread_row(i), blockIdx.x * BN + thread_col(i, j), v);
+        for (int j = 0; j < TN; j += TF32 ? 1 : 4) {
+            if (TF32) {
+                const float* c = &acc[0][0] + (first / 16 * TN + j) * 4 + first % 16 / 4;
+                *reinterpret_cast<float2*>(&rows[lane / 4 * PITCH + j * 8 + lane % 4 * 2]) =
+                    make_float2(c[0], c[1]);
+            } else {
+                const float* c = &acc[first / ROWS][j];
+                int to = lane / COL_LANES * PITCH + j * COL_LANES + lane % COL_LANES * 4;
+                *reinterpret_cast<float4*>(&rows[to]) = make_float4(c[0], c[1], c[2], c[3]);
+            }
         }
+        __syncwarp();
+#pragma unroll
+        for (int e = 0; e < ROWS * WARP_COLS; e += 32) {
+            int i = (e + lane) / WARP_COLS, at = (e + lane) % WARP_COLS;
+            int j = at % BANDS * PHASE + at / BANDS;
+            out.put(row0 + warp_row() + first + i, col0 + warp_col() + j, rows[i * PITCH + j]);
+        }
+        __syncwarp();
+    }
 }
 
 // What becomes of the sum v of row or column i, to which bias[i] belongs.
-__device__ __forceinline__ float finish(float v, const float* bias, unsigned i) {
+__device__ __forceinline__ float finish(float v, const float* bias, int i) {
     if (BIAS) v += bias[i];
     return ACT(v);
-}
-
-__device__ __forceinline__ float4 finish(float4 v, const float* bias, unsigned i) {
-    return make_float4(finish(v.x, bias, i), finish(v.y, bias, i), finish(v.z, bias, i),
-                       finish(v.w, bias, i));
 }
 
 __device__ __forceinline__ float* split_slice(float* out, unsigned splits, int out_size) {
@@ -297,89 +366,87 @@ __device__ __forceinline__ float* split_slice(float* out, unsigned splits, int o
 //
 // A batch of them: the matrices of item i start at a + i · a_step and b + i · b_step.
 // -DTRANS_A=1: a is stored (k,m).  -DTRANS_B=1: b is stored (n,k).
-// -DALIGNED=1: n is a multiple of 4, a row's groups of 4 are stored as float4.
+// -DA_WIDTH=4, -DB_WIDTH=4: rows of (m,k), of (k,n), are whole float4.   -DINNER: so many columns
+// share an element of the bias, bias[n / INNER].
 
 #ifdef MATMUL
 #ifndef TRANS_A
 #define TRANS_A 0
 #define TRANS_B 0
-#define ALIGNED 0
+#define A_WIDTH 1
+#define B_WIDTH 1
+#define INNER 1
 #endif
 
-template <bool CONTIGUOUS>
-struct Matrix {
+struct Rows {
     const float* data;
-    unsigned extent, depth;
-    static constexpr bool DEPTH_IS_CONTIGUOUS = CONTIGUOUS;
+    unsigned m, k;
+    static constexpr int WIDTH = ALIGNED && !TRANS_A ? A_WIDTH : 1;
+    static constexpr int LANES = TRANS_A ? TRANSPOSING : BK / WIDTH, PAD = TRANS_A || TF32 ? 4 : 0;
 
-    __device__ Element at(unsigned o, unsigned d) const {
-        unsigned offset = CONTIGUOUS ? o * depth + d : d * extent + o;
-        return {offset, o < extent && d < depth};
+    __device__ Element at(unsigned i, Depth depth) const {
+        unsigned d = depth.all();
+        return {data + (TRANS_A ? d * m + i : i * k + d), i < m && d < k};
     }
 };
 
-struct MatrixOut {
+struct Columns {
+    const float* data;
+    unsigned n, k;
+    static constexpr int WIDTH = ALIGNED && !TRANS_B ? B_WIDTH : 1;
+    static constexpr int LANES = TRANS_B ? 4 : least(32, BN / WIDTH), PAD = TRANS_B ? 4 : 8;
+
+    __device__ Element at(unsigned j, Depth depth) const {
+        unsigned d = depth.all();
+        return {data + (TRANS_B ? j * k + d : d * n + j), j < n && d < k};
+    }
+};
+
+struct Output {
     float* data;
     const float* bias;
     unsigned m, n;
 
-    __device__ float finished(float v, unsigned col) const { return finish(v, bias, col); }
-
-    __device__ void store(unsigned row, unsigned col, float4 v) const {
-        if (row >= m) return;
-        float* to = data + row * n + col;
-        if (ALIGNED) {
-            if (col >= n) return;
-            *reinterpret_cast<float4*>(to) =
-                make_float4(finished(v.x, col), finished(v.y, col + 1), finished(v.z, col + 2),
-                            finished(v.w, col + 3));
-        } else {
-            if (col < n) to[0] = finished(v.x, col);
-            if (col + 1 < n) to[1] = finished(v.y, col + 1);
-            if (col + 2 < n) to[2] = finished(v.z, col + 2);
-            if (col + 3 < n) to[3] = finished(v.w, col + 3);
-        }
+    __device__ void put(unsigned i, unsigned j, float v) const {
+        if (i < m && j < n) data[i * n + j] = finish(v, bias, j / INNER);
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS<Rows>)
 matmul(const float* a, const float* b, const float* bias, float* out, unsigned m, unsigned n,
        unsigned k, unsigned a_step, unsigned b_step, unsigned splits, unsigned split_steps) {
-    unsigned batch = gridDim.z / splits, item = blockIdx.z / splits;
-    Matrix<!TRANS_A> rows{a + item * a_step, m, k};
-    Matrix<TRANS_B> cols{b + item * b_step, n, k};
-    float acc[TM][TN] = {};
-    multiply(acc, rows, cols, Steps(k, splits, split_steps));
-    float* slice = split_slice(out, splits, batch * m * n);
-    store(acc, MatrixOut{slice + item * m * n, bias, m, n});
+    int batch = gridDim.z / splits, item = blockIdx.z / splits, rows = m, cols = n, depth = k;
+    float* to = split_slice(out, splits, batch * rows * cols) + item * rows * cols;
+    product(Rows{a + item * a_step, rows, depth}, Columns{b + item * b_step, cols, depth},
+            Output{to, bias, rows, cols}, Steps(depth, splits, split_steps));
 }
 #endif  // MATMUL
 
 // ---- The convolutions ---------------------------------------------------------------------------
 
 #ifndef MATMUL
-constexpr unsigned CG = C / GROUPS, KG = K / GROUPS;  // channels of one group
+constexpr int CG = C / GROUPS, KG = K / GROUPS;  // channels of one group
+constexpr int CRS = CG * R * S, PQ = P * Q;
 
-// Whether a depth lies past the end; the steps end there if it is a multiple of BK.
-template <unsigned DEPTH>
-__device__ __forceinline__ bool past(unsigned d) {
-    return DEPTH % BK != 0 && d >= DEPTH;
+// Whether i < SIZE, known while compiling if tiles of BLOCK divide it.
+template <int SIZE, int BLOCK>
+__device__ __forceinline__ bool below(unsigned i) {
+    return SIZE % BLOCK == 0 || i < SIZE;
 }
 
-#if defined(CONV2D) || defined(CONV2D_WGRAD)
-constexpr unsigned CRS = CG * R * S, PQ = P * Q;
+// Where x (batch,C,H,W) has channel c of this group, under tap rs = (r,s) of output pixel n, pq: at
+// corner + tap, the first of which depends on the pixel alone.
+struct Patch {
+    int corner, tap;
+    bool inside;
 
-// x (batch,C,H,W) at channel-and-tap crs of this group, under output pixel npq.
-template <bool DEPTH_IS_CRS>
-__device__ __forceinline__ Element patch(unsigned group, unsigned batch, unsigned crs, unsigned npq) {
-    unsigned c = crs / (R * S), r = crs / S % R, s = crs % S;
-    unsigned n = npq / PQ, p = npq / Q % P, q = npq % Q;
-    unsigned h = p * SH - TOP + r * DH, w = q * SW - LEFT + s * DW;  // above a size: wrapped below 0
-    bool crs_inside = DEPTH_IS_CRS ? !past<CRS>(crs) : crs < CRS;
-    return {((n * C + group * CG + c) * H + h) * W + w,
-            crs_inside && n < batch && h < H && w < W};
-}
-#endif
+    __device__ Patch(int group, int batch, int c, unsigned rs, int n, unsigned pq) {
+        int r = rs / S * DH, s = rs % S * DW, h = pq / Q * SH - TOP, w = pq % Q * SW - LEFT;
+        corner = ((n * C + group * CG) * H + h) * W + w;
+        tap = (c * H + r) * W + s;
+        inside = n < batch && static_cast<unsigned>(h + r) < H && static_cast<unsigned>(w + s) < W;
+    }
+};
 #endif  // MATMUL
 
 // ---- conv2d: y[n,k,p,q] = Σ_crs w[k,crs] · x[n, c, p·SH - TOP + r·DH, q·SW - LEFT + s·DW] ----------
@@ -387,50 +454,49 @@ __device__ __forceinline__ Element patch(unsigned group, unsigned batch, unsigne
 #ifdef CONV2D
 struct Weights {
     const float* data;
-    unsigned group;
-    static constexpr bool DEPTH_IS_CONTIGUOUS = true;
+    int group;
+    static constexpr int WIDTH = ALIGNED && CRS % 4 == 0 ? 4 : 1;
+    static constexpr int LANES = BK / WIDTH, PAD = TF32 ? 4 : 0;
 
-    __device__ Element at(unsigned k, unsigned crs) const {
-        return {(group * KG + k) * CRS + crs, k < KG && !past<CRS>(crs)};
+    __device__ Element at(unsigned k, Depth crs) const {
+        const float* row = data + (group * KG + k) * CRS;
+        return {fixed(row) + crs.all(), below<KG, BM>(k) && below<CRS, BK>(crs.all())};
     }
 };
 
 struct Patches {
     const float* data;
-    unsigned group, batch;
-    static constexpr bool DEPTH_IS_CONTIGUOUS = false;
+    int group;
+    int batch;
+    static constexpr int WIDTH = 1, LANES = 8, PAD = 8;
 
-    __device__ Element at(unsigned npq, unsigned crs) const { return patch<true>(group, batch, crs, npq); }
+    __device__ Element at(unsigned npq, Depth crs) const {
+        Patch patch(group, batch, crs.over<R * S>(), crs.modulo<R * S>(), npq / PQ, npq % PQ);
+        return {fixed(data + patch.corner) + patch.tap,
+                patch.inside && below<CRS, BK>(crs.all())};
+    }
 };
 
 struct Output {
     float* data;
     const float* bias;
-    unsigned group, batch;
+    int group;
+    int batch;
 
     __device__ void put(unsigned k, unsigned npq, float v) const {
-        unsigned n = npq / PQ, channel = group * KG + k;
-        if (k < KG && n < batch) data[(n * K + channel) * PQ + npq % PQ] = finish(v, bias, channel);
-    }
-
-    __device__ void store(unsigned k, unsigned npq, float4 v) const {
-        unsigned n = npq / PQ, channel = group * KG + k;
-        if (PQ % 4 == 0) {
-            float* to = data + (n * K + channel) * PQ + npq % PQ;
-            if (k < KG && n < batch) *reinterpret_cast<float4*>(to) = finish(v, bias, channel);
-        } else {
-            put(k, npq, v.x), put(k, npq + 1, v.y), put(k, npq + 2, v.z), put(k, npq + 3, v.w);
-        }
+        int n = npq / PQ, channel = group * KG + k;
+        float* to = data + n * K * PQ + npq % PQ + channel * PQ;
+        if (below<KG, BM>(k) && n < batch) *to = finish(v, bias, channel);
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS<Weights>)
 conv2d(const float* x, const float* w, const float* bias, float* y, unsigned batch, unsigned splits,
        unsigned split_steps) {
-    unsigned group = blockIdx.z / splits;
-    float acc[TM][TN] = {};
-    multiply(acc, Weights{w, group}, Patches{x, group, batch}, Steps(CRS, splits, split_steps));
-    store(acc, Output{split_slice(y, splits, batch * K * PQ), bias, group, batch});
+    int group = blockIdx.z / splits, n = batch;
+    product(Weights{w, group}, Patches{x, group, n},
+            Output{split_slice(y, splits, n * K * PQ), bias, group, n},
+            Steps(CRS, splits, split_steps));
 }
 #endif  // CONV2D
 
@@ -439,49 +505,44 @@ conv2d(const float* x, const float* w, const float* bias, float* y, unsigned bat
 #ifdef CONV2D_WGRAD
 struct Gradients {
     const float* data;
-    unsigned group, batch;
-    static constexpr bool DEPTH_IS_CONTIGUOUS = true;
+    int group;
+    int batch;
+    static constexpr int WIDTH = ALIGNED && PQ % 4 == 0 ? 4 : 1;
+    static constexpr int LANES = BK / WIDTH, PAD = TF32 ? 4 : 0;
 
-    __device__ Element at(unsigned k, unsigned npq) const {
-        unsigned n = npq / PQ;
-        return {(n * K + group * KG + k) * PQ + npq % PQ, k < KG && n < batch};
+    __device__ Element at(unsigned k, Depth npq) const {
+        int n = npq.over<PQ>(), pq = npq.modulo<PQ>(), row = (group * KG + k) * PQ;
+        return {fixed(data + row) + (n * K * PQ + pq), below<KG, BM>(k) && n < batch};
     }
 };
 
 struct Patches {
     const float* data;
-    unsigned group, batch;
-    static constexpr bool DEPTH_IS_CONTIGUOUS = true;
+    int group;
+    int batch;
+    static constexpr int WIDTH = 1, LANES = 4, PAD = 4;
 
-    __device__ Element at(unsigned crs, unsigned npq) const { return patch<false>(group, batch, crs, npq); }
+    __device__ Element at(unsigned crs, Depth npq) const {
+        Patch patch(group, batch, crs / (R * S), crs % (R * S), npq.over<PQ>(), npq.modulo<PQ>());
+        return {fixed(data + patch.tap) + patch.corner, patch.inside && below<CRS, BN>(crs)};
+    }
 };
 
 struct Output {
     float* data;
-    unsigned group;
+    int group;
 
     __device__ void put(unsigned k, unsigned crs, float v) const {
-        if (k < KG && crs < CRS) data[(group * KG + k) * CRS + crs] = v;
-    }
-
-    __device__ void store(unsigned k, unsigned crs, float4 v) const {
-        if (CRS % 4 == 0) {
-            float* to = data + (group * KG + k) * CRS + crs;
-            if (k < KG && crs < CRS) *reinterpret_cast<float4*>(to) = v;
-        } else {
-            put(k, crs, v.x), put(k, crs + 1, v.y), put(k, crs + 2, v.z), put(k, crs + 3, v.w);
-        }
+        if (below<KG, BM>(k) && below<CRS, BN>(crs)) data[(group * KG + k) * CRS + crs] = v;
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS<Gradients>)
 conv2d_wgrad(const float* x, const float* g, float* gw, unsigned batch, unsigned splits,
-       unsigned split_steps) {
-    unsigned group = blockIdx.z / splits;
-    float acc[TM][TN] = {};
-    multiply(acc, Gradients{g, group, batch}, Patches{x, group, batch},
-             Steps(batch * PQ, splits, split_steps));
-    store(acc, Output{split_slice(gw, splits, K * CRS), group});
+             unsigned split_steps) {
+    int group = blockIdx.z / splits, n = batch;
+    product(Gradients{g, group, n}, Patches{x, group, n},
+            Output{split_slice(gw, splits, K * CRS), group}, Steps(n * PQ, splits, split_steps));
 }
 #endif  // CONV2D_WGRAD
 
@@ -490,16 +551,19 @@ conv2d_wgrad(const float* x, const float* g, float* gw, unsigned batch, unsigned
 // Phase (a,b) holds the pixels h = a + SH·i, w = b + SW·j. A tap r meets it if r·DH ≡ a + TOP
 // (mod SH): the first such tap is r0, the next ones are T_STEP apart, r = r0 + T_STEP·t, and
 // p = i + p0 - P_STEP·t with p0 = (a + TOP - r0·DH) / SH. Likewise s, q, j, u.
+//
+// With BANDS = 2 a block has the phases b = 0 and b = 1 of its pixels, side by side in each warp's
+// columns. Taps s = 2u + slot alternate between them, so that tile_a has the taps in their order.
 
 #ifdef CONV2D_DGRAD
 __device__ constexpr int gcd(int a, int b) { return b == 0 ? a : gcd(b, a % b); }
 __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-constexpr unsigned T_STEP = SH / gcd(SH, DH), U_STEP = SW / gcd(SW, DW);
-constexpr unsigned P_STEP = T_STEP * DH / SH, Q_STEP = U_STEP * DW / SW;
-constexpr unsigned T = ceil_div(R, T_STEP), U = ceil_div(S, U_STEP);  // taps of a phase, at most
-constexpr unsigned I = ceil_div(H, SH), J = ceil_div(W, SW);          // pixels of a phase, at most
-constexpr unsigned KTU = KG * T * U;
+constexpr int T_STEP = SH / gcd(SH, DH), U_STEP = SW / gcd(SW, DW);
+constexpr int P_STEP = T_STEP * DH / SH, Q_STEP = U_STEP * DW / SW;
+constexpr int T = ceil_div(R, T_STEP), U = ceil_div(S, U_STEP);  // taps of a phase, at most
+constexpr int I = ceil_div(H, SH), J = ceil_div(W, SW);          // pixels of a phase, at most
+constexpr int KTU = KG * T * U;
 
 // One axis of a phase: its residue, its first tap, and where that tap of pixel 0 reads.
 struct Axis {
@@ -516,70 +580,87 @@ struct Axis {
     }
 };
 
+// Column j of the product: phase b = band + horizontal.residue, pixel nij.
+struct Column {
+    unsigned band, nij;
+
+    __device__ explicit Column(unsigned j) {
+        constexpr int PHASE = WARP_COLS / BANDS;
+        band = j / PHASE % BANDS;
+        nij = j / WARP_COLS * PHASE + j % PHASE;
+    }
+};
+
 struct Weights {
     const float* data;
-    unsigned group;
+    int group;
     Axis vertical, horizontal;
-    static constexpr bool DEPTH_IS_CONTIGUOUS = R * S > 1;  // nearly: the taps of a phase
+    static constexpr bool MATRIX = R * S == 1;  // stored (k,c)
+    static constexpr int WIDTH = ALIGNED && BANDS == 2 && S % 4 == 0 ? 4 : 1;
+    static constexpr int LANES = MATRIX ? TRANSPOSING : BK * BANDS / WIDTH, PAD = MATRIX || TF32 ? 4 : 0;
 
-    __device__ Element at(unsigned c, unsigned ktu) const {
-        unsigned k = ktu / (T * U), t = ktu / U % T, u = ktu % U;
-        unsigned r = vertical.first_tap + T_STEP * t, s = horizontal.first_tap + U_STEP * u;
-        return {(((group * KG + k) * CG + c) * R + r) * S + s,
-                c < CG && !past<KTU>(ktu) && r < R && s < S};
+    __device__ Element at(unsigned c, Depth e) const {
+        Depth ktu{e.step, e.d / BANDS};
+        int k = ktu.over<T * U>(), tu = ktu.modulo<T * U>();
+        int r = vertical.first_tap + T_STEP * (tu / U), u = tu % U;
+        int s = BANDS == 2 ? 2 * u + e.d % 2 : horizontal.first_tap + U_STEP * u;
+        bool met = (T_STEP * T == R && DH == 1 || r < R) && (U_STEP * U == S && DW == 1 || s < S);
+        const float* row = data + (group * KG * CG + c) * (R * S);
+        return {fixed(row) + (k * CG * R * S + r * S + s),
+                met && below<CG, BM>(c) && below<KTU, BK>(ktu.all())};
     }
 };
 
 struct Gradients {
     const float* data;
-    unsigned group, batch;
+    int group;
+    int batch;
     Axis vertical, horizontal;
-    static constexpr bool DEPTH_IS_CONTIGUOUS = false;
+    static constexpr bool MATRIX = R * S == 1 && SH == 1 && SW == 1 && TOP == 0 && LEFT == 0;
+    static constexpr int WIDTH = ALIGNED && MATRIX && PQ % 4 == 0 ? 4 : 1;
+    static constexpr int LANES = MATRIX ? least(32, BN / WIDTH) : 8, PAD = 8;
 
-    __device__ Element at(unsigned nij, unsigned ktu) const {
-        unsigned k = ktu / (T * U), t = ktu / U % T, u = ktu % U;
-        unsigned n = nij / (I * J), i = nij / J % I, j = nij % J;
-        unsigned p = i + vertical.first_out - P_STEP * t;
-        unsigned q = j + horizontal.first_out - Q_STEP * u;
-        return {((n * K + group * KG + k) * P + p) * Q + q,
-                n < batch && !past<KTU>(ktu) && p < P && q < Q};
+    __device__ Element at(unsigned o, Depth ktu) const {
+        Column column(o);
+        int k = ktu.over<T * U>(), tu = ktu.modulo<T * U>(), t = tu / U, u = tu % U;
+        int n = column.nij / (I * J), i = column.nij / J % I, j = column.nij % J;
+        int p = i + vertical.first_out;
+        int q = j + (BANDS == 2 ? (column.band + LEFT) / 2 : horizontal.first_out);
+        const float* corner = data + ((n * K + group * KG) * P + p) * Q + q;
+        bool inside = static_cast<unsigned>(p - P_STEP * t) < P &&
+                      static_cast<unsigned>(q - Q_STEP * u) < Q;
+        return {fixed(corner) + (k * PQ - P_STEP * t * Q - Q_STEP * u),
+                n < batch && inside && below<KTU, BK>(ktu.all())};
     }
 };
 
 struct Output {
     float* data;
     const float* bias;
-    unsigned group, batch;
+    int group;
+    int batch;
     int a, b;
 
-    __device__ void put(unsigned c, unsigned nij, float v) const {
-        unsigned n = nij / (I * J), h = a + nij / J % I * SH, w = b + nij % J * SW;
-        unsigned channel = group * CG + c;
-        if (c < CG && n < batch && h < H && w < W)
-            data[((n * C + channel) * H + h) * W + w] = finish(v, bias, channel);
-    }
-
-    __device__ void store(unsigned c, unsigned nij, float4 v) const {
-        if (SH == 1 && SW == 1 && H * W % 4 == 0) {
-            unsigned n = nij / (H * W), channel = group * CG + c;
-            float* to = data + (n * C + channel) * H * W + nij % (H * W);
-            if (c < CG && n < batch) *reinterpret_cast<float4*>(to) = finish(v, bias, channel);
-        } else {
-            put(c, nij, v.x), put(c, nij + 1, v.y), put(c, nij + 2, v.z), put(c, nij + 3, v.w);
-        }
+    __device__ void put(unsigned c, unsigned o, float v) const {
+        Column column(o);
+        int n = column.nij / (I * J), channel = group * CG + c;
+        int h = a + column.nij / J % I * SH, w = b + column.band + column.nij % J * SW;
+        float* to = data + (n * C * H + h) * W + w + channel * (H * W);
+        bool inside = n < batch && (H % SH == 0 || h < H) && (W % SW == 0 || w < W);
+        if (below<CG, BM>(c) && inside) *to = finish(v, bias, channel);
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS<Weights>)
 conv2d_dgrad(const float* g, const float* w, const float* bias, float* gx, unsigned batch,
              unsigned splits, unsigned split_steps) {
-    unsigned group = blockIdx.z / splits % GROUPS, phase = blockIdx.z / splits / GROUPS;
-    Axis vertical(phase / SW, TOP, SH, DH, T_STEP, R);
-    Axis horizontal(phase % SW, LEFT, SW, DW, U_STEP, S);
-    float acc[TM][TN] = {};
-    multiply(acc, Weights{w, group, vertical, horizontal},
-             Gradients{g, group, batch, vertical, horizontal}, Steps(KTU, splits, split_steps));
-    float* out = split_slice(gx, splits, batch * C * H * W);
-    store(acc, Output{out, bias, group, batch, vertical.residue, horizontal.residue});
+    constexpr int ACROSS = SW / BANDS;  // phases side by side in the grid
+    int group = blockIdx.z / splits % GROUPS, phase = blockIdx.z / splits / GROUPS, n = batch;
+    Axis vertical(phase / ACROSS, TOP, SH, DH, T_STEP, R);
+    Axis horizontal(phase % ACROSS, LEFT, SW, DW, U_STEP, S);
+    float* out = split_slice(gx, splits, n * C * H * W);
+    product(Weights{w, group, vertical, horizontal}, Gradients{g, group, n, vertical, horizontal},
+            Output{out, bias, group, n, vertical.residue, horizontal.residue},
+            Steps(KTU, splits, split_steps));
 }
 #endif  // CONV2D_DGRAD

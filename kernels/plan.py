@@ -33,22 +33,37 @@ class Tile:
     bk: int = 16
 
     @property
-    def threads(self) -> int:
-        return (self.bm // self.tm) * (self.bn // self.tn)
+    def warps(self) -> int:
+        return (self.bm // self.tm) * (self.bn // self.tn) // 32
+
+    @property
+    def fits_tensor_cores(self) -> bool:
+        """Whether a warp's 32/LANES × LANES threads make whole mma tiles of 16 × 8."""
+        return self.tm >= 4 and self.bn // self.tn >= 8
 
     @property
     def defines(self) -> dict[str, int]:
         return {"BM": self.bm, "BN": self.bn, "BK": self.bk, "TM": self.tm, "TN": self.tn}
 
+    def step_cycles(self, blocks: int) -> float:
+        """Predicted, of a step of so many blocks that share a multiprocessor: what bounds it of
+        issuing instructions, reading shared memory and waiting for the copies."""
+        issue = self.bk * self.tm * self.tn / self.share  # of a warp, an instruction a cycle
+        shared = self.bk * (self.tm + self.tn)  # of a warp, that reads a float4 in four cycles
+        warps = blocks * self.warps
+        return max(issue * max(1.0, warps / SCHEDULERS), shared * warps, STEP_CYCLES)
+
 
 TILES = (
-    Tile(128, 128, 8, 8, share=0.79),
-    Tile(64, 128, 4, 8, share=0.68),
-    Tile(64, 64, 4, 4, share=0.67),
-    Tile(32, 128, 4, 8, share=0.66),
-    Tile(32, 64, 4, 4, share=0.53),
-    Tile(16, 64, 4, 4, share=0.52),
-    Tile(4, 32, 1, 4, share=0.20),
+    Tile(64, 128, 8, 8, share=0.86),
+    Tile(64, 64, 8, 8, share=0.85),
+    Tile(64, 64, 4, 4, share=0.75),
+    Tile(64, 32, 4, 4, share=0.74),
+    Tile(32, 64, 4, 8, share=0.78),
+    Tile(32, 64, 4, 4, share=0.72),
+    Tile(16, 64, 4, 8, share=0.73),
+    Tile(32, 16, 4, 4, share=0.70),
+    Tile(4, 32, 1, 4, share=0.37),
 )
 
 MULTIPROCESSORS = 108  # of an A100
@@ -57,11 +72,15 @@ STEP_CYCLES = 400  # the least time of a step: a load from memory and a barrier
 LAUNCH_CYCLES = 4000  # a kernel more: about 3 µs
 BYTES_PER_CYCLE = 1100  # of global memory, the whole card
 MAX_SPLITS = 64
+MAX_WASTE = 1.3  # a tile may execute so many times the multiply-adds of the fullest one
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A cut of out (rows, columns) = Σ over depth, `batch` times (groups, phases)."""
+    """A cut of out (rows, columns) = Σ over depth, `batch` times (groups, phases).
+
+    bands: products of the batch that a block computes side by side, if its tile can.
+    """
 
     tile: Tile
     rows: int
@@ -69,6 +88,7 @@ class Plan:
     depth: int
     batch: int
     split_steps: int
+    bands: int = 1
 
     @property
     def steps(self) -> int:
@@ -80,31 +100,34 @@ class Plan:
 
     @property
     def grid(self) -> tuple[int, int, int]:
+        bands = self.bands if self.tile.tn == 8 else 1
         return (
-            math.ceil(self.columns / self.tile.bn),
+            math.ceil(bands * self.columns / self.tile.bn),
             math.ceil(self.rows / self.tile.bm),
-            self.batch * self.splits,
+            self.batch // bands * self.splits,
         )
 
     @property
     def block(self) -> tuple[int, int, int]:
-        return (self.tile.threads, 1, 1)
+        return (32 * self.tile.warps, 1, 1)
+
+    @property
+    def all_steps(self) -> int:
+        """Of the main loop, in all blocks."""
+        x, y, z = self.grid
+        return x * y * z // self.splits * self.steps
 
     @property
     def executed_over_useful(self) -> float:
         """Multiply-adds that the blocks do, over those that the product needs."""
-        x, y, _ = self.grid
-        executed = x * self.tile.bn * y * self.tile.bm * self.steps * self.tile.bk
-        return executed / max(1, self.rows * self.columns * self.depth)
+        executed = self.all_steps * self.tile.bm * self.tile.bn * self.tile.bk
+        return executed / max(1, self.batch * self.rows * self.columns * self.depth)
 
     @property
     def cycles(self) -> float:
         """Predicted."""
-        warp_instructions = self.tile.bk * self.tile.tm * self.tile.tn / self.tile.share
-        warps = self.tile.threads / 32
-        rounds = math.ceil(math.prod(self.grid) / MULTIPROCESSORS)
-        step = warp_instructions * max(1.0, rounds * warps / SCHEDULERS)
-        cycles = self.split_steps * max(step, STEP_CYCLES)
+        blocks = math.ceil(math.prod(self.grid) / MULTIPROCESSORS)
+        cycles = self.split_steps * self.tile.step_cycles(blocks)
         if self.splits > 1:
             partials = 4 * self.splits * self.batch * self.rows * self.columns
             cycles += LAUNCH_CYCLES + 2 * partials / BYTES_PER_CYCLE
@@ -112,23 +135,57 @@ class Plan:
 
 
 @lru_cache(maxsize=4096)
-def choose(rows: int, columns: int, depth: int, batch: int = 1) -> Plan:
+def choose(rows: int, columns: int, depth: int, batch: int = 1, bands: int = 1) -> Plan:
     """The plan with the fewest predicted cycles."""
     plans = []
     for tile in TILES:
         steps = max(1, math.ceil(depth / tile.bk))
-        split = 1
-        while split <= min(steps, MAX_SPLITS):
-            plan = Plan(tile, rows, columns, depth, batch, math.ceil(steps / split))
+        for split_steps in {math.ceil(steps / splits) for splits in range(1, MAX_SPLITS + 1)}:
+            plan = Plan(tile, rows, columns, depth, batch, split_steps, bands)
             if plan.grid[1] < 65536 and plan.grid[2] < 65536:
                 plans.append(plan)
-            split *= 2
     if not plans:
         raise ValueError(
             f"a product of {rows} × {columns} × {depth}, {batch} times, needs more blocks "
             "than a grid has"
         )
-    return min(plans, key=lambda plan: plan.cycles)
+    fullest = min(plan.executed_over_useful for plan in plans)
+    full = [plan for plan in plans if plan.executed_over_useful <= MAX_WASTE * fullest]
+    return min(full, key=lambda plan: (plan.cycles, plan.splits))
+
+
+@dataclass(frozen=True)
+class Thin:
+    """A product with a side of length 1, as thin.cu computes it.
+
+    swapped: as outᵀ = bᵀ · aᵀ. sizes: the kernel's scalars, all but the last.
+    """
+
+    kernel: str
+    swapped: bool
+    sizes: Dims
+    grid: Dims
+    block: Dims
+    executed_over_useful: float
+
+
+def thin(m: int, n: int, k: int, a_transposed: bool, b_transposed: bool) -> Thin | None:
+    """How thin.cu computes (m,k) · (k,n), each maybe stored transposed; None: gemm.cu does."""
+    if min(m, n, k) > 1 or m * n * k == 0:
+        return None
+    a_i, a_d = (1, m) if a_transposed else (k, 1)
+    b_d, b_j = (1, k) if b_transposed else (n, 1)
+    if k > 1 and a_d == b_d == 1:
+        executed = math.ceil(k / 128) * 128 / k
+        return Thin("matmul_dot", False, (n, k, a_i, b_j), (m * n,), (128,), executed)
+    swapped = n == 1 and a_i == 1  # aᵀ is what neighbouring threads read
+    if swapped:
+        m, n, a_i, a_d, b_d, b_j = 1, m, 0, b_d, a_d, 1
+    if b_j > 1 or k > m * n:
+        return None
+    blocks = math.ceil(m * n / 256)
+    sizes, executed = (m, n, k, a_i, a_d, b_d), 256 * blocks / (m * n)
+    return Thin("matmul_thread", swapped, sizes, (blocks,), (256,), executed)
 
 
 @dataclass(frozen=True)
@@ -169,6 +226,12 @@ class Geometry:
         return cls(c, h, wd, k, r, s, p, q, sh, sw, pad[0][0], pad[1][0], dh, dw, groups)
 
     @property
+    def is_dense(self) -> bool:
+        """Whether each output sees the whole image: a linear layer of (C·H·W) -> (K)."""
+        whole = (self.R, self.S, self.TOP, self.LEFT) == (self.H, self.W, 0, 0)
+        return whole and self.P == self.Q == self.GROUPS == 1
+
+    @property
     def one_tap(self) -> Geometry:
         """The 1×1 convolution whose dgrad is the columns (·, C·R·S, P, Q) that col2im gathers."""
         c = self.C * self.R * self.S
@@ -190,7 +253,8 @@ class Geometry:
         taps_down = math.ceil(self.R * math.gcd(self.SH, self.DH) / self.SH)
         taps_across = math.ceil(self.S * math.gcd(self.SW, self.DW) / self.SW)
         depth = self.K // self.GROUPS * taps_down * taps_across
-        return choose(self.C // self.GROUPS, pixels, depth, self.SH * self.SW * self.GROUPS)
+        phases, bands = self.SH * self.SW, 2 if self.SW == 2 and self.DW == 1 else 1
+        return choose(self.C // self.GROUPS, pixels, depth, phases * self.GROUPS, bands)
 
     def prefers_col2im(self, batch: int) -> bool:
         """Whether GEMM + col2im is predicted to beat the phases."""

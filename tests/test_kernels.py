@@ -88,18 +88,22 @@ def test_convolutions_of_any_shape(case, seed):
 WIDE = ((3, 20, 9, 7), (70, 20, 3, 4), (2, 1), ((1, 2), (0, 1)), (1, 1), 1)
 
 
+def name_of(tile):
+    return f"{tile.bm}x{tile.bn}-{tile.tm}x{tile.tn}"
+
+
 def force(monkeypatch, tile, split=1):
     """Have every product cut by `tile` into `split` splits of its depth."""
 
-    def choose(rows, columns, depth, batch=1):
+    def choose(rows, columns, depth, batch=1, bands=1):
         steps = max(1, -(-depth // tile.bk))
-        return Plan(tile, rows, columns, depth, batch, -(-steps // split))
+        return Plan(tile, rows, columns, depth, batch, -(-steps // split), bands)
 
     monkeypatch.setattr(plan, "choose", choose)
     monkeypatch.setattr(cuda, "choose", choose)
 
 
-@pytest.mark.parametrize("tile", TILES, ids=lambda t: f"{t.bm}x{t.bn}")
+@pytest.mark.parametrize("tile", TILES, ids=name_of)
 def test_convolutions_by_every_tile(tile, monkeypatch):
     force(monkeypatch, tile)
     monkeypatch.setattr(plan.Geometry, "prefers_col2im", lambda self, batch: False)
@@ -108,7 +112,7 @@ def test_convolutions_by_every_tile(tile, monkeypatch):
 
 @pytest.mark.parametrize("split", [2, 3, 7])
 def test_splits_add_up(split, monkeypatch):
-    force(monkeypatch, TILES[2], split)
+    force(monkeypatch, TILES[1], split)
     with cuda.launch_log() as log:
         check_convolution(WIDE, 0)
     assert sum(line.kernel == "reduce_slices" for line in log) == 3
@@ -119,6 +123,7 @@ def test_splits_add_up(split, monkeypatch):
 def test_dgrad_by_col2im(case, seed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan.Geometry, "prefers_col2im", lambda self, batch: True)
+        patch.setattr(plan.Geometry, "is_dense", False)
         with cuda.launch_log() as log:
             check_convolution(case, seed, ("conv2d_dgrad",))
     assert log[-1].kernel == "col2im"
@@ -129,6 +134,7 @@ def test_dgrad_by_col2im(case, seed):
 def test_dgrad_by_phases(case, seed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan.Geometry, "prefers_col2im", lambda self, batch: False)
+        patch.setattr(plan.Geometry, "is_dense", False)
         with cuda.launch_log() as log:
             check_convolution(case, seed, ("conv2d_dgrad",))
     assert "col2im" not in [line.kernel for line in log]
@@ -199,7 +205,7 @@ def test_matmul_names_shapes_that_do_not_fit(shapes):
 
 
 @pytest.mark.parametrize("split", [1, 4])
-@pytest.mark.parametrize("tile", TILES, ids=lambda t: f"{t.bm}x{t.bn}")
+@pytest.mark.parametrize("tile", TILES, ids=name_of)
 def test_matmul_by_every_tile(tile, split, monkeypatch):
     force(monkeypatch, tile, split)
     a, b, bias = values(0, 133, 70), values(1, 70, 131), values(2, 131)
@@ -214,7 +220,7 @@ def round_to_tf32(a):
     return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
-@pytest.mark.parametrize("tile", [t for t in TILES if t.tm >= 4], ids=lambda t: f"{t.bm}x{t.bn}")
+@pytest.mark.parametrize("tile", [t for t in TILES if t.fits_tensor_cores], ids=name_of)
 def test_tf32_rounds_the_operands_and_nothing_else(tile, monkeypatch):
     force(monkeypatch, tile)
     a, b = values(0, 133, 70), values(1, 70, 131)
@@ -226,6 +232,7 @@ def test_tf32_rounds_the_operands_and_nothing_else(tile, monkeypatch):
 
 
 def test_tf32_convolutions(monkeypatch):
+    force(monkeypatch, TILES[1])
     shape_x, shape_w, *rest = WIDE
     x, w = round_to_tf32(values(0, *shape_x)), round_to_tf32(values(1, *shape_w))
     g = round_to_tf32(cuda.conv2d(x, w, *rest))
