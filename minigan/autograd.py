@@ -27,7 +27,7 @@ from minigan import kernels
 from minigan.array import Array, to_numpy, xp_of
 
 _count = itertools.count()
-_new = object.__new__
+_new, _ndarray = object.__new__, np.ndarray
 _order = operator.attrgetter("order")
 
 
@@ -45,23 +45,26 @@ class Node:
     parent's is below its child's, which makes sorting by it a topological order.
     """
 
-    __slots__ = ("attrs", "grad", "kept", "op", "order", "parents", "plan")
+    __slots__ = ("attrs", "grad", "kept", "order", "parents", "plan")
 
     def __init__(
         self,
-        op: Any = None,
-        plan: Any = None,  # of op: what it keeps, and whose vjps it runs
+        plan: Any = None,  # of the op's nodes: what they keep, and whose vjps they run
         parents: Sequence[Node] = (),  # of the arguments that a gradient flows to
         kept: Sequence[Any] = (),  # [*arguments, saved, y], as far as vjps ask for them
         attrs: Any = None,
     ) -> None:
-        self.op = op
         self.plan = plan
         self.parents = parents
         self.kept = kept
         self.attrs = attrs
         self.grad: Tensor | None = None  # of leaves, filled by Tensor.backward
         self.order = next(_count)
+
+
+def _as_array(data: Any) -> Array:
+    """NumPy's scalars as arrays; what is an array as it is."""
+    return np.asarray(data) if isinstance(data, np.generic) else data
 
 
 class Tensor:
@@ -84,7 +87,7 @@ class Tensor:
             data = np.asarray(data)
             if data.dtype == np.float64:
                 data = data.astype(np.float32)
-        self.data = np.asarray(data) if isinstance(data, np.generic) else data
+        self.data = _as_array(data)
         self._leaf: Node | None = None
         self.node = None
         if requires_grad:
@@ -94,7 +97,7 @@ class Tensor:
     def wrap(data: Array, node: Node | None = None) -> Tensor:
         """A Tensor on `data` as it is, recorded by `node`."""
         t: Tensor = _new(Tensor)
-        t.data = np.asarray(data) if isinstance(data, np.generic) else data
+        t.data = data if type(data) is _ndarray else _as_array(data)
         t._leaf = None
         t.node = node
         return t
@@ -122,7 +125,7 @@ class Tensor:
     @property
     def is_leaf(self) -> bool:
         """Whether it was made by a user, not by an op on something that requires a gradient."""
-        return self.node is None or self.node.op is None
+        return self.node is None or self.node.plan is None
 
     @property
     def grad(self) -> Tensor | None:
@@ -144,7 +147,7 @@ class Tensor:
         """
         if self.node is None:
             raise ValueError("backward: this Tensor came from nothing that requires a gradient")
-        leaves = [n for n in _reachable(self.node, 0) if n.op is None]
+        leaves = [n for n in _reachable(self.node, 0) if n.plan is None]
         table = backpropagate(self, leaves, g, create_graph)
         for leaf, gx in table.items():
             gx = gx if isinstance(gx, Tensor) else Tensor.wrap(gx)
@@ -349,7 +352,7 @@ def backpropagate(
             into: Sequence[int] = node.plan.each
             if not path.issuperset(parents):
                 into = [k for k in into if parents[k] in path]
-            grads = node.op.pull(node, g, into, create_graph)
+            grads = node.plan.op.pull(node, g, into, create_graph)
             for k in into:
                 gx = grads[k]
                 if gx is None:
@@ -357,11 +360,11 @@ def backpropagate(
                 array, x = gx.data if create_graph else gx, node.kept[positions[k]]
                 if array.shape != x.shape:
                     gx = sum_to(gx, x.shape)
-                if array.dtype != x.dtype:
+                if array.dtype is not x.dtype:
                     gx = gx.astype(x.dtype)
                 parent = parents[k]
                 if later and gx.dtype == np.float32:
-                    if parent.op is None:
+                    if parent.plan is None:
                         row = rows.setdefault(parent, [])
                         if len(row) == kernels.PARTS:
                             row[:] = kernels.totals([row])

@@ -22,7 +22,7 @@ from typing import Any
 
 from minigan.array import Array
 from minigan.autograd import Node, Tensor, backpropagate, is_recording, observer, recording
-from minigan.rules import RESERVED, Plan, Rule
+from minigan.rules import RESERVED, Like, Plan, Rule
 
 
 class Primitive:
@@ -128,15 +128,21 @@ class Primitive:
             plan = self._plans[mask] = self._plan([n is not None for n in nodes])
         if not plan.positions or y.dtype.kind != "f":  # integers are constants
             return None
+        for i in plan.unnamed:
+            a = arrays[i]
+            arrays[i] = Like(a.shape, a.dtype)
+        for i in plan.unnamed_constants:
+            arrays[i] = None
+        arrays += saved, y if plan.with_y else None
         parents: Any = nodes if everywhere else [n for n in nodes if n is not None]
-        return Node(self, plan, parents, plan.keep(arrays, saved, y), attrs)
+        return Node(plan, parents, arrays, attrs)
 
     def _plan(self, mask: list[bool]) -> Plan:
         """For gradients that flow to the arguments where mask is true."""
         names = [self.argument(i) for i in range(len(mask))]
         positions = [i for i, needed in enumerate(mask) if needed]
         rules = [self.rules.get(names[i]) for i in positions]
-        return Plan(names, positions, rules, self.keeps_all)
+        return Plan(self, names, positions, rules, self.keeps_all)
 
     def pull(self, node: Node, g: Any, wanted: Sequence[int], create_graph: bool) -> list[Any]:
         """The gradient by each of node.parents, from g = dL/dy, if its index is in wanted.

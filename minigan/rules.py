@@ -58,11 +58,26 @@ class Plan:
     node's parents.   keeps_all: keep all arguments, not only those that a rule names.
     """
 
-    __slots__ = ("each", "kept", "positions", "rules", "unnamed", "unnamed_constants", "with_y")
+    __slots__ = (
+        "each",
+        "kept",
+        "op",
+        "positions",
+        "rules",
+        "unnamed",
+        "unnamed_constants",
+        "with_y",
+    )
 
     def __init__(
-        self, names: Sequence[str], positions: list[int], rules: list[Rule | None], keeps_all: bool
+        self,
+        op: Any,
+        names: Sequence[str],
+        positions: list[int],
+        rules: list[Rule | None],
+        keeps_all: bool,
     ) -> None:
+        self.op = op
         self.positions, self.rules, self.each = positions, rules, range(len(positions))
         named = {name for rule in rules if rule for name in rule.names}
         self.with_y = "y" in named
@@ -70,16 +85,6 @@ class Plan:
         self.unnamed = [i for i in unnamed if i in positions]
         self.unnamed_constants = [i for i in unnamed if i not in positions]
         self.kept = [(k, i) for k, i in enumerate(positions) if i not in unnamed]
-
-    def keep(self, arrays: list[Any], saved: Any, y: Any) -> list[Any]:
-        """[*arrays, saved, y] without what no rule names. The list `arrays` is used up."""
-        for i in self.unnamed:
-            a = arrays[i]
-            arrays[i] = Like(a.shape, a.dtype)
-        for i in self.unnamed_constants:
-            arrays[i] = None
-        arrays += saved, y if self.with_y else None
-        return arrays
 
     def as_tensors(self, node: Node) -> list[Any]:
         """What the node keeps, as Tensors where a gradient flows to it or to what it came from."""
