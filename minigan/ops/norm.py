@@ -8,7 +8,7 @@ from typing import Any
 from minigan import kernels
 from minigan.array import Array, generator, xp_of
 from minigan.autograd import array_of
-from minigan.ops.math import leaky_relu, mean, mul, relu, sigmoid, sqrt, tanh, where
+from minigan.ops.math import leaky_relu, mean, mul, relu, sigmoid, sqrt, tanh
 from minigan.ops.shape import reshape
 from minigan.primitive import Primitive, computed_at_once, fused, primitive
 
@@ -218,8 +218,10 @@ def _(gy, x, weight, *, eps, act, slope, results):  # type: ignore[no-untyped-de
 
 @_batch_norm_gx.fast_vjp
 def _(g, sums, gy, x, weight, *, eps, act, slope, results):  # type: ignore[no-untyped-def]
-    y, mean, rstd = results
-    return kernels.batch_norm_double_backward(g, gy, x, y, weight, mean, rstd, *sums, act, slope)
+    (y, mean, rstd), (gweight, gbias) = results, sums
+    return kernels.batch_norm_double_backward(
+        g, gy, x, y, weight, mean, rstd, gweight, gbias, act, slope
+    )
 
 
 def batch_norm(
