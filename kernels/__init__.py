@@ -152,8 +152,12 @@ def conv2d_dgrad(
 
 
 def conv2d_wgrad(
-    x: Any, g: Any, taps: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int
-) -> Any:
+    x: Any, g: Any, taps: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int,
+    later: bool = False,
+) -> Any:  # fmt: skip
+    """later: it may be a ChannelSum, for `totals` to take."""
+    if later and backend(x) in _ON_GPU:
+        return _module(x).conv2d_wgrad(x, g, taps, stride, pad, dilation, groups, later=True)
     return _module(x).conv2d_wgrad(x, g, taps, stride, pad, dilation, groups)
 
 

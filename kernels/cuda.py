@@ -16,6 +16,7 @@ import numpy as np
 
 from minigan.array import Array, address, xp_of
 from minigan.kernels.channels import (
+    KEPT,
     batch_norm,
     batch_norm_averages,
     batch_norm_backward,
@@ -52,7 +53,7 @@ from minigan.kernels.operands import (
     workspace,
 )
 from minigan.kernels.plan import Geometry, Plan, choose, thin
-from minigan.kernels.reference import Pads, Pair
+from minigan.kernels.reference import ChannelSum, Pads, Pair
 
 __all__ = [
     "Epilogue",
@@ -135,10 +136,12 @@ def _product(
     defines: Mapping[str, Any],
     epilogue: Epilogue | None = None,
     channels: Dims = (1, 1),
-) -> None:
+    later: bool = False,
+) -> Array | ChannelSum:
     """Launch a product of gemm.cu; with splits, into slices that reduce_slices then adds.
 
     epilogue: None for a kernel that has none.   channels: (n, inner), see reduce.cu.
+    Returns out, or if `later` perhaps the slices, for `totals` to add.
     """
     split = plan.splits > 1
     slices = workspace(out, (plan.splits, *out.shape)) if split else out
@@ -154,9 +157,12 @@ def _product(
     biases = (None if split else epilogue.bias,) if epilogue else ()
     args = (*operands, *biases, slices, *sizes, plan.splits, plan.split_steps)
     launch(specialised(kernel, **defines), plan.grid, plan.block, args)
+    if split and later and slices.size <= KEPT:
+        return ChannelSum(slices.reshape(plan.splits, out.size), out.shape)
     if split:
         args = (slices, last.bias, out, plan.splits, out.size, *channels)
         launch(specialised("reduce_slices", **last.defines), blocks(out.size), (256,), args)
+    return out
 
 
 def matmul(
@@ -260,8 +266,9 @@ def conv2d_dgrad(
 
 
 def conv2d_wgrad(
-    x: Array, g: Array, taps: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int
-) -> Array:
+    x: Array, g: Array, taps: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int,
+    later: bool = False,
+) -> Array | ChannelSum:  # fmt: skip
     x, g = float32("conv2d_wgrad", x=x, g=g)
     shape = (g.shape[1], x.shape[1] // groups, *taps)
     z = Geometry.of(x.shape, shape, stride, pad, dilation, groups)
@@ -270,5 +277,5 @@ def conv2d_wgrad(
         rows, images = g.reshape(len(x), z.K), x.reshape(len(x), z.C * z.H * z.W)
         return _matmul(rows.T, images, (), Epilogue()).reshape(shape)
     gw = empty(x, shape)
-    _product("conv2d_wgrad", (x, g), gw, z.plan_wgrad(len(x)), (len(x),), asdict(z))
-    return gw
+    plan, defines = z.plan_wgrad(len(x)), asdict(z)
+    return _product("conv2d_wgrad", (x, g), gw, plan, (len(x),), defines, later=later)

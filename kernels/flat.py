@@ -17,6 +17,7 @@ from minigan.kernels.reference import ChannelSum, Pair, aligned_starts
 
 Row = Sequence[Array | ChannelSum]
 ROWS, PARTS = 8, 4  # that a launch of pack takes
+LONG = 64  # terms that one thread should not add up alone
 
 
 def bce_with_logits(x: Array, target: float) -> tuple[Array, Array]:
@@ -73,6 +74,7 @@ def _pack(rows: Sequence[Row], starts: Sequence[int], gaps: Sequence[int], flat:
         some = rows[first : first + ROWS]
         arrays: list[list[Array | None]] = [[None] * ROWS for _ in range(PARTS)]
         batches, inners = ([[0] * ROWS for _ in range(PARTS)] for _ in range(2))
+        by_block: list[int] = []
         grid = 1
         for j, row in enumerate(some):
             for k, (part, a) in enumerate(zip(row, _arrays_of(row), strict=True)):
@@ -80,13 +82,15 @@ def _pack(rows: Sequence[Row], starts: Sequence[int], gaps: Sequence[int], flat:
                 expect("pack", f"rows[{first + j}][{k}]", part, row[0].shape)
                 if isinstance(part, ChannelSum):
                     batches[k][j], inners[k][j] = len(a), math.prod(a.shape[2:])
-            channels = any(isinstance(part, ChannelSum) for part in row)
-            grid = max(grid, row[0].size if channels else math.ceil(row[0].size / 256))
+            sums = [part.g for part in row if isinstance(part, ChannelSum)]
+            by_block.append(int(any(a.ndim > 2 or len(a) > LONG for a in sums)))
+            grid = max(grid, row[0].size if by_block[-1] else math.ceil(row[0].size / 256))
         layout = {
             "SIZES": [row[0].size for row in some],
             "STARTS": starts[first : first + ROWS],
             "GAPS": gaps[first : first + ROWS],
             "COUNTS": [len(row) for row in some],
+            "LONG": by_block,
             "BATCHES": [n for part in batches for n in part],
             "INNERS": [n for part in inners for n in part],
         }

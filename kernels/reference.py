@@ -316,13 +316,17 @@ def logit_figures(real: Array, fake: Array) -> Array:
 
 @dataclass(frozen=True)
 class ChannelSum:
-    """Σ g over all axes but C, to be taken later: a bias's gradient.   g (N,C,...) -> (C,)"""
+    """Σ g over all axes but C, to be taken later: g (N,C,...) -> (C,), or that in the shape `into`.
+
+    A bias's gradient; or a product's, of which g holds N parts.
+    """
 
     g: Array
+    into: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.g.shape[1],)
+        return self.into or (self.size,)
 
     @property
     def size(self) -> int:
@@ -333,7 +337,7 @@ class ChannelSum:
         return self.g.dtype
 
     def take(self) -> Array:
-        return self.g.sum(axis=_batch_axes(self.g))
+        return self.g.sum(axis=_batch_axes(self.g)).reshape(self.shape)
 
 
 def total(row: Sequence[Array | ChannelSum]) -> Array:

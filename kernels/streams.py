@@ -92,7 +92,8 @@ def others() -> list[Case]:
     blocks = math.ceil(numbers / 2048)
     packing = {name: ",".join(values) for name, values in (
         ("SIZES", ["4096"] * 8), ("STARTS", [str(4096 * i) for i in range(8)]), ("GAPS", "0" * 8),
-        ("COUNTS", "2" * 8), ("BATCHES", "0" * 32), ("INNERS", "0" * 32),
+        ("COUNTS", "2" * 8), ("LONG", "0" * 8),
+        ("BATCHES", "0" * 32), ("INNERS", "0" * 32),
     )}  # fmt: skip
     return [
         _direct(

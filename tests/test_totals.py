@@ -11,7 +11,9 @@ from minigan.kernels.reference import ChannelSum
 
 # A row: its size, and for each part None for an array, or (batch, inner) for channels to sum.
 parts = st.lists(
-    st.one_of(st.none(), st.tuples(st.integers(1, 9), st.integers(1, 40))), min_size=1, max_size=4
+    st.one_of(st.none(), st.tuples(st.sampled_from([1, 2, 9, 70]), st.sampled_from([1, 1, 3, 40]))),
+    min_size=1,
+    max_size=4,
 )
 rows = st.lists(st.tuples(st.sampled_from([1, 2, 31, 32, 33, 257, 600]), parts), max_size=10)
 

@@ -113,6 +113,16 @@ def _(g, x, shape, stride, pad, dilation, groups):  # type: ignore[no-untyped-de
     )
 
 
+@_conv2d.fast_vjp
+def _(g, y, x, w, *, stride, pad, dilation, groups, wanted):  # type: ignore[no-untyped-def]
+    how, gx, gw = (stride, pad, dilation, groups), None, None
+    if 0 in wanted:
+        gx = kernels.conv2d_dgrad(g, w, x.shape[2:], *how)
+    if 1 in wanted:
+        gw = kernels.conv2d_wgrad(x, g, w.shape[2:], *how, later=True)
+    return gx, gw
+
+
 @_conv2d_dgrad.vjp("gy")
 def _(g, w, stride, pad, dilation, groups):  # type: ignore[no-untyped-def]
     return _conv2d(g, w, stride=stride, pad=pad, dilation=dilation, groups=groups)
@@ -123,6 +133,16 @@ def _(g, gy, shape, stride, pad, dilation, groups):  # type: ignore[no-untyped-d
     return _conv2d_wgrad(
         g, gy, taps=shape[2:], stride=stride, pad=pad, dilation=dilation, groups=groups
     )
+
+
+@_conv2d_dgrad.fast_vjp
+def _(g, y, gy, w, *, size, stride, pad, dilation, groups, wanted):  # type: ignore[no-untyped-def]
+    how, ggy, gw = (stride, pad, dilation, groups), None, None
+    if 0 in wanted:
+        ggy = kernels.conv2d(g, w, *how)
+    if 1 in wanted:
+        gw = kernels.conv2d_wgrad(g, gy, w.shape[2:], *how, later=True)
+    return ggy, gw
 
 
 @_conv2d_wgrad.vjp("x")
