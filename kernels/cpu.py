@@ -48,7 +48,8 @@ _PIECE_ROWS = 256  # of patches at a time: what they and the filters take fits t
 # ------------------------------------------------------------------------------- loops and layout
 
 _loops: Any = None  # the module of compiled loops, once it is needed; False if there is none
-_gemm: Any = None  # that of products and convolutions
+_gemm: Any = None  # those of products
+_conv: Any = None  # and convolutions
 
 
 def warm_up(progress: Callable[[int, int], None] | None = None) -> bool:
@@ -57,14 +58,14 @@ def warm_up(progress: Callable[[int, int], None] | None = None) -> bool:
     progress: called with (loops that are ready, loops in all) after each. Compiling all takes
     seconds. Without this call it happens when the first kernel runs.
     """
-    global _loops, _gemm
+    global _loops, _gemm, _conv
     if _loops is None:
         try:
-            from minigan.kernels import compiled, gemm, jobs
+            from minigan.kernels import compiled, convolution, gemm, jobs
 
             jobs.prepare(progress)
             _keep_pages()
-            _loops, _gemm = compiled, gemm
+            _loops, _gemm, _conv = compiled, gemm, convolution
         except Exception as error:
             _loops = False
             warnings.warn(
@@ -110,10 +111,9 @@ def _share(job: Any, arguments: tuple[Any, ...], parts: int, work: int) -> int:
 
 
 def _transposed(a: Array, outer: int, m: int, n: int) -> Array:
-    """a (shards,outer,m,n) -> (outer,n,m), the sum over the shards, all flat and in order"""
+    """a (outer,m,n) -> (outer,n,m), all flat"""
     b = np.empty(outer * m * n, np.float32)
-    arguments = a.reshape(-1), b, outer, m, n, a.size // b.size
-    _share(_loops.transpose_last, arguments, outer, a.size)
+    _share(_gemm.transpose, (a.reshape(-1), b, m, n), outer, 2 * a.size)
     return b
 
 
@@ -214,24 +214,23 @@ class _Geometry:
         """Where patches are read.   whole_vectors: whether a run's last vector must be there."""
         run = self.taps[1] * self.channels
         if self.dilation[1] != 1 or run < _gemm.LANES:
-            return int(_gemm.LAID_OUT)
+            return int(_conv.LAID_OUT)
         if any(map(any, self.pad)) or (whole_vectors and run % _gemm.LANES):
-            return int(_gemm.PADDED)
-        return int(_gemm.IN_PLACE)
+            return int(_conv.PADDED)
+        return int(_conv.IN_PLACE)
 
     def area(self, how: int) -> int:
         """Floats of space that the patches of an image take."""
-        if how == _gemm.LAID_OUT:
-            return self.pixels * self.depth
-        if how == _gemm.IN_PLACE:
+        if how == _conv.IN_PLACE:
             return 0
         sizes = zip(
             self.size, self.pad, self.out, self.stride, self.dilation, self.taps, strict=True
         )
-        return self.channels * prod(
+        padded = self.channels * prod(
             max(h + pad[0], (p - 1) * stride + dilation * (taps - 1) + 1)
             for h, pad, p, stride, dilation, taps in sizes
         )
+        return padded + (self.pixels * self.depth if how == _conv.LAID_OUT else 0)
 
     def framed(self) -> int:
         """Floats of an image of g with what conv2d_dgrad's phases read around it."""
@@ -257,10 +256,10 @@ def _whole(columns: int) -> int:
     return int(-(-columns // _gemm.LANES) * _gemm.LANES)
 
 
-def _packed(w: Array, counts: tuple[int, int, int], steps: tuple[int, ...], n: int) -> Array:
+def _packed(w: Array, n: int, n_step: int, outer: int, taps: int) -> Array:
     """w, flat, as the panels of a matrix of n columns: see gemm.pack."""
-    panels = np.empty(prod(counts) * _whole(n), np.float32)
-    arguments = w, panels, *counts, *steps, n
+    panels = np.empty(outer * taps * _whole(n), np.float32)
+    arguments = w, panels, n, n_step, outer, taps
     _share(_gemm.pack, arguments, _whole(n) // _gemm.LANES, 2 * panels.size)
     return panels
 
@@ -286,13 +285,14 @@ def _filters(w: Array) -> Array:
 def _columns(b: Array) -> tuple[Array, int, int]:
     """b (depth,n) as the loops read it: flat, and two numbers, see gemm._product."""
     depth, n = b.shape
-    if n % _gemm.LANES == 0 and b.flags.c_contiguous:
-        return _dense(b).reshape(-1), 1, n
-    flat = b if b.flags.c_contiguous else b.T
-    if not flat.flags.c_contiguous:
-        flat = b = np.ascontiguousarray(b)
-    steps = (0, 0, *(stride // b.itemsize for stride in b.strides))
-    return _packed(_dense(flat).reshape(-1), (1, 1, depth), steps, n), depth, int(_gemm.LANES)
+    if b.T.flags.c_contiguous and not b.flags.c_contiguous:
+        return _packed(_dense(b.T).reshape(-1), n, depth, 1, depth), depth, int(_gemm.LANES)
+    if n % _gemm.LANES:
+        whole = np.empty((depth, _whole(n)), np.float32)
+        whole[:, :n] = b
+        whole[:, n:] = 0
+        b = whole
+    return _dense(b).reshape(-1), 1, b.shape[1]
 
 
 def conv2d(
@@ -307,14 +307,16 @@ def conv2d(
     geometry = _Geometry(n, (size[0], size[1]), c, (r, s), stride, pad, dilation, k)
     pixels, numbers, how = geometry.pixels, geometry.numbers(), geometry.how()
     images = _channels_last(x).reshape(-1)
-    panels = _packed(_dense(w).reshape(-1), (r, s, c), (s, 1, r * s, c * r * s), k)
+    flat = _dense(w).reshape(-1)
+    outer, taps = (c, r * s) if r * s > 1 else (1, c)
+    panels = _packed(flat, k, c * r * s, outer, taps)
     y = np.empty((n * pixels, k), np.float32)
     piece = geometry.piece(pixels)
     space = _space(
         _shards(n, geometry.work), piece * geometry.area(how), 2 * (piece * pixels + _gemm.ROWS)
     )
     arguments = images, panels, y, *_ending(k, bias, act, slope), how, piece, *space, numbers
-    _share(_gemm.conv2d, arguments, n, geometry.work)
+    _share(_conv.conv2d, arguments, n, geometry.work)
     _finish(y, act)
     return _images(y, (n, k, *geometry.out))
 
@@ -335,8 +337,8 @@ def conv2d_dgrad(
     if geometry.phases():
         panels = np.empty(r * s * k * _whole(c), np.float32)
         filters = _dense(w).reshape(-1), panels, numbers, k
-        _share(_gemm.pack_phases, filters, _whole(c) // _gemm.LANES, 2 * panels.size)
-        job, by, area, rows = _gemm.conv2d_dgrad, (panels,), geometry.framed(), image
+        _share(_conv.pack_phases, filters, _whole(c) // _gemm.LANES, 2 * panels.size)
+        job, by, area, rows = _conv.conv2d_dgrad, (panels,), geometry.framed(), image
         ending = _ending(c, bias, act, slope)
     else:
         # With a patch that is the image, or of one pixel each, cols is gx.
@@ -345,7 +347,7 @@ def conv2d_dgrad(
             and dilation == (1, 1)
             and (size == (r, s) or ((r, s) == (1, 1) and stride == (1, 1)))
         )
-        job, by, rows = _gemm.conv2d_dgrad_columns, _columns(_filters(w)), pixels
+        job, by, rows = _conv.conv2d_dgrad_columns, _columns(_filters(w)), pixels
         area = 0 if direct else pixels * geometry.depth
         ending = *_ending(c, bias, act, slope), int(direct)
     piece = geometry.piece(rows)
@@ -366,16 +368,16 @@ def conv2d_wgrad(
     geometry = _Geometry(n, (size[0], size[1]), c, taps, stride, pad, dilation, k)
     pixels, numbers, how = geometry.pixels, geometry.numbers(), geometry.how(whole_vectors=True)
     images, flat = _channels_last(x).reshape(-1), _rows(g).reshape(-1)
-    runs = 1 if how == _gemm.LAID_OUT else taps[0]
+    runs = 1 if how == _conv.LAID_OUT else taps[0]
     length = geometry.depth // runs
     shards, piece = _shards(n, geometry.work), geometry.piece(pixels)
     sums = np.empty((shards, k * runs * _whole(length)), np.float32)
     space = _space(shards, piece * geometry.area(how), piece * pixels)
     arguments = images, flat, sums, how, piece, *space, numbers, k
-    _share(_gemm.conv2d_wgrad, arguments, n, geometry.work)
+    _share(_conv.conv2d_wgrad, arguments, n, geometry.work)
     gw = np.empty((k, c, *taps), np.float32)
     arguments = sums.reshape(-1), gw.reshape(-1), shards, k, runs, length, c
-    _share(_gemm.add_sums, arguments, k, 2 * sums.size)
+    _share(_conv.add_sums, arguments, k, 2 * sums.size)
     return gw
 
 

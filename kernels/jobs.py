@@ -20,7 +20,6 @@ import threading
 import warnings
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -71,11 +70,18 @@ def _store(_: Any, address: Any, value: Any) -> Any:
 
 @intrinsic
 def _leave(_: Any, arguments: Any, address: Any) -> Any:
-    """Write the tuple there."""
+    """Write the tuple there, its arrays without their reference counts: a worker may still be at
+    work when `start` returns, and only who called it keeps them alive."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        value, at = values
-        builder.store(value, builder.inttoptr(at, value.type.as_pointer()))
+        listed, at = values
+        for i, kind in enumerate(arguments):
+            if isinstance(kind, types.Array):
+                array = context.make_array(kind)(context, builder, builder.extract_value(listed, i))
+                array.meminfo = cgutils.get_null_value(array.meminfo.type)
+                array.parent = cgutils.get_null_value(array.parent.type)
+                listed = builder.insert_value(listed, array._getvalue(), i)
+        builder.store(listed, builder.inttoptr(at, listed.type.as_pointer()))
         return context.get_dummy_value()
 
     return types.void(arguments, types.int64), generate
@@ -174,7 +180,6 @@ class Job:
 
 
 _jobs: dict[str, Job] = {}
-_files: set[str] = set()
 _lock = threading.Lock()
 _ready = False
 
@@ -182,15 +187,41 @@ _ready = False
 def job(kinds: str) -> Callable[[Callable[..., None]], Any]:
     """Decorator: this is a job whose arguments before first, last and part are of these types.
 
-    v, m: float32 (n,), (m,n)   d: float64 (m,n)   t: int64 (m,n)   i: int64   f: float64   g: 13 int64
+    v, m: float32 (n,), (m,n)   d, t: float64, int64 (m,n)   i, f: int64, float64   g: 13 of int64
     """
 
     def decorate(function: Callable[..., None]) -> Any:
         kernel = numba.njit(nogil=True, error_model="numpy")(function)
-        _files.add(str(sys.modules[function.__module__].__file__))
         return _jobs.setdefault(function.__name__, Job(kernel, function.__name__, kinds))
 
     return decorate
+
+
+def _text(code: Any) -> str:
+    """What a code object does, line numbers left out."""
+    constants = [_text(c) if hasattr(c, "co_code") else repr(c) for c in code.co_consts]
+    return f"{code.co_code!r}{code.co_names}{constants}"
+
+
+def _version() -> str:
+    """A hash of all that kernels are made of, for Numba to keep them by: what is loaded, which may
+    be older than the files."""
+    own = {each.kernel.__module__ for each in _jobs.values()}
+    used = (
+        getattr(v, "__module__", None) or "" for m in own for v in vars(sys.modules[m]).values()
+    )
+    own |= {name for name in used if name.startswith(f"{__package__}.")}
+    texts = []
+    for module in map(sys.modules.__getitem__, own):
+        for name, value in vars(module).items():
+            if isinstance(value, int | tuple):
+                texts.append(f"{name}{value}")
+            for part in vars(value).values() if isinstance(value, type) else (value,):
+                part = getattr(part, "kernel", part)  # of a job
+                part = getattr(part, "py_func", getattr(part, "_defn", part))  # of Numba's
+                if code := getattr(part, "__code__", None):
+                    texts.append(_text(code))
+    return hashlib.sha256("".join(sorted(texts)).encode()).hexdigest()[:16]
 
 
 def prepare(progress: Callable[[int, int], None] | None = None) -> None:
@@ -202,9 +233,7 @@ def prepare(progress: Callable[[int, int], None] | None = None) -> None:
     with _lock:
         if _ready:
             return
-        # What Numba keeps it keeps for this name and these sources of all kernels.
-        sources = b"".join(Path(file).read_bytes() for file in sorted(_files))
-        version = hashlib.sha256(sources).hexdigest()[:16]
+        version = _version()
         for i, each in enumerate(_jobs.values()):
             each.compile(version)
             if progress is not None:
