@@ -25,6 +25,22 @@ from minigan.autograd import Node, Tensor, backpropagate, is_recording, observer
 from minigan.rules import RESERVED, Like, Plan, Rule
 
 
+def _parts(args: Sequence[Any]) -> tuple[list[Any], list[Node | None], bool]:
+    """(arrays, nodes, whether any is a Tensor) of an op's arguments."""
+    arrays: list[Any] = []
+    nodes: list[Node | None] = []
+    any_tensor = False
+    for a in args:
+        if isinstance(a, Tensor):
+            any_tensor = True
+            arrays.append(a.data)
+            nodes.append(a.node)
+        else:
+            arrays.append(a)
+            nodes.append(None)
+    return arrays, nodes, any_tensor
+
+
 class Primitive:
     """An operation: a function of arrays, and a vjp for each of them."""
 
@@ -91,17 +107,7 @@ class Primitive:
     def __call__(self, *args: Any, **attrs: Any) -> Any:
         if attrs and not self.variadic and not self.attributes.keys() >= attrs.keys():
             args, attrs = self._bind(args, attrs)
-        arrays: list[Any] = []
-        nodes: list[Node | None] = []
-        any_tensor = False
-        for a in args:
-            if isinstance(a, Tensor):
-                any_tensor = True
-                arrays.append(a.data)
-                nodes.append(a.node)
-            else:
-                arrays.append(a)
-                nodes.append(None)
+        arrays, nodes, any_tensor = _parts(args)
         if self._forward is None:
             y, saved = self.forward(*arrays, **attrs), None
         else:
@@ -234,18 +240,16 @@ def computed_at_once(
 
     Recorded as the two, so no vjp of theirs may name what lies between: it is never there.
     """
-    n, arguments = len(xs), (*xs, *more)
-    are_tensors = [isinstance(a, Tensor) for a in arguments]
-    arrays = [a.data if it_is else a for a, it_is in zip(arguments, are_tensors, strict=True)]
+    arrays, nodes, any_tensor = _parts((*xs, *more))
     y = compute(*arrays)
     if (call := observer()) is not None:
         call(first.name, y)
         call(second.name, y)
-    if True not in are_tensors:
+    if not any_tensor:
         return y
     if not is_recording():
         return Tensor.wrap(y)
-    nodes = [a.node if it_is else None for a, it_is in zip(arguments, are_tensors, strict=True)]
+    n = len(xs)
     between = first.record(nodes[:n], arrays[:n], attrs, y, None)
     return Tensor.wrap(y, second.record([between, *nodes[n:]], [y, *arrays[n:]], options, y, None))
 
