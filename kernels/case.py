@@ -16,7 +16,7 @@ import numpy as np
 from minigan.kernels import sim
 from minigan.kernels.launcher import Kernel
 from minigan.kernels.plan import Geometry
-from minigan.kernels.signatures import FOLDER, signatures
+from minigan.kernels.signatures import signatures, source_of
 from minigan.kernels.sim.counters import Counters
 
 Dims = tuple[int, ...]
@@ -52,7 +52,7 @@ class Case:
             )
         args = [s.arguments[p.name] for p in signature.parameters]
         result = sim.run(
-            FOLDER / signature.file,
+            source_of(signature.file),
             s.kernel.name,
             s.grid,
             s.block,

@@ -69,7 +69,7 @@ def _arrays(op: str, z: Geometry, n: int) -> dict[str, Array]:
 
 
 def convolution(op: str, layer: Layer, batch: int = BATCH, tf32: bool = False) -> Case:
-    """conv2d, conv2d_dgrad or conv2d_wgrad (op) by gemm.cu, cut as plan.py cuts it.
+    """conv2d, conv2d_dgrad or conv2d_wgrad (op) by conv.cu, cut as plan.py cuts it.
 
     Where plan.py prefers GEMM + col2im for a dgrad, it is that GEMM, named `dgrad + col2im`. Where
     each output sees the whole image, it is the product that cuda.py makes of it.

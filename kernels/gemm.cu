@@ -1,4 +1,4 @@
-// The matrix product, and the three convolutions that are one: tiled implicit GEMM in float32.
+// Tiled products in float32: what matmul.cu and conv.cu are compiled after.
 //
 //     out[i,j] = Σ_d  a(i,d) · b(d,j)
 //
@@ -8,27 +8,21 @@
 //     conv2d_wgrad      k           (c,r,s)        (n,p,q)        g[n,k,p,q]     x[n,c,h,w]
 //     conv2d_dgrad      c           (n,i,j)        (k,t,u)        w[k,c,r,s]     g[n,k,p,q]
 //
-// No im2col matrix exists in memory: an "operand" below says where element (index, depth) of its
-// matrix lies, or that it lies in the padding, and the main loop copies it straight into shared
-// memory. conv2d_dgrad treats the stride² residues (h mod SH, w mod SW) apart: pixels of one
-// residue, a "phase", meet the same taps, so that no multiplication by an inserted zero is done.
+// No im2col matrix exists in memory: an "operand" says where element (index, depth) of its matrix
+// lies, or that it lies in the padding, and the main loop copies it straight into shared memory.
 //
-// Layout     NCHW activations, KCRS weights, row-major matrices; all contiguous.
 // Launch     grid (⌈columns/BN⌉, ⌈rows/BM⌉, items · splits), block (BM/TM · BN/TN).
-//            Items are products side by side: matrices of a batch, or phases / BANDS · GROUPS.
+//            Items are products side by side: matrices of a batch, groups, phases.
 //            The depth goes by steps of BK; split s sums steps [s, s+1) · split_steps into its own
 //            slice out + s · size, and reduce_slices adds the slices in order. No atomics.
 // Threads    A warp is ROW_LANES × COL_LANES threads, each with TM × TN outputs.
 // Rung       5 of README.md: cp.async into two buffers, one barrier a step. Below sm_80, the same
 //            loop with plain loads and stores. -DTF32=1 is rung 6: the same tiles multiplied by
 //            mma.sync with operands rounded to TF32 (10 bits of mantissa), sm_80 and later.
-// Defines    one of MATMUL, CONV2D, CONV2D_DGRAD, CONV2D_WGRAD (1: compile this kernel; if none is
-//            defined, conv2d); the tile BM BN BK TM TN; for the convolutions
-//            C H W K R S P Q, SH SW (stride), TOP LEFT (pad), DH DW (dilation), GROUPS;
-//            ALIGNED (1: the operands start at multiples of 16 bytes).
+// Defines    the tile BM BN BK TM TN; ALIGNED (1: the operands start at multiples of 16 bytes).
 //            All indices fit in 31 bits: the launcher refuses larger arrays.
-// Epilogue   BIAS (1: add bias[k] to conv2d, bias[c] to conv2d_dgrad, bias[n] to matmul, 0: it is not
-//            read) and ACT(x), an activation. With splits they are left to reduce_slices.
+// Epilogue   BIAS (1: add the bias, 0: it is not read) and ACT(x), an activation. With splits they
+//            are left to reduce_slices.
 
 #ifndef BM
 #define BM 64
@@ -54,32 +48,11 @@
 #error "TF32 needs compute capability 8.0"
 #endif
 
-#if !defined(MATMUL) && !defined(CONV2D) && !defined(CONV2D_DGRAD) && !defined(CONV2D_WGRAD)
-#define CONV2D 1
-#endif
-
-#if !defined(MATMUL) && !defined(C)
-#define C 64
-#define H 16
-#define W 16
-#define K 128
-#define R 4
-#define S 4
-#define P 8
-#define Q 8
-#define SH 2
-#define SW 2
-#define TOP 1
-#define LEFT 1
-#define DH 1
-#define DW 1
-#define GROUPS 1
-#endif
-
-// A block of conv2d_dgrad computes both horizontal phases of stride 2: what a warp then writes is
-// contiguous. The first half of its columns is phase w mod 2 = 0; see below.
-#if defined(CONV2D_DGRAD) && TN == 8
-constexpr int BANDS = SW == 2 && DW == 1 ? 2 : 1;
+// Products that a block computes side by side, a half of each warp's columns each: two phases of
+// conv2d_dgrad, whose outputs alternate in memory. Column j of a warp finds depth d of its own a at
+// d · BANDS + slot(j).
+#ifdef CONV2D_DGRAD
+constexpr int BANDS = SW == 2 && DW == 1 && TN == 8 ? 2 : 1;
 #else
 constexpr int BANDS = 1;
 #endif
@@ -103,7 +76,7 @@ constexpr int TRANSPOSING = 32 / least(8, BM);  // LANES of an a stored by colum
 //     PAD         floats between the tile's rows that keep the writes of a warp in different banks
 //
 // MIN_BLOCKS: the fewest that a multiprocessor must hold; five of 64 threads leave 168 registers to
-// each, which copies of single floats may exceed.
+// each, which copies of single floats, or through registers, may exceed.
 
 struct Element {
     const float* at;
@@ -111,7 +84,11 @@ struct Element {
 };
 
 template <class A>
+#if __CUDA_ARCH__ >= 800
 constexpr int MIN_BLOCKS = THREADS == 64 && A::WIDTH == 4 ? 5 : 1;
+#else
+constexpr int MIN_BLOCKS = 1;
+#endif
 
 // p, which the compiler may not take apart: it adds what depends on the step in one instruction.
 __device__ __forceinline__ const float* fixed(const float* p) {
@@ -192,14 +169,12 @@ __device__ __forceinline__ void stage_b(float (*tile)[BN + B::PAD], const B& b, 
 
 // ---- Multiplying two tiles ----------------------------------------------------------------------
 
-// The phase of column j of a warp, and where tile_a has its weights: depth d at d · BANDS + slot.
-#ifdef CONV2D_DGRAD
 __device__ __forceinline__ constexpr int slot(int j) {
-    return BANDS == 1 ? 0 : (j / (WARP_COLS / 2) + LEFT) % 2;
-}
-#else
-__device__ __forceinline__ constexpr int slot(int) { return 0; }
+#ifdef CONV2D_DGRAD
+    if (BANDS == 2) return (j / (WARP_COLS / 2) + LEFT) % 2;
 #endif
+    return 0;
+}
 
 __device__ __forceinline__ int warp_row() { return threadIdx.x / 32 / WARPS_ACROSS * WARP_ROWS; }
 __device__ __forceinline__ int warp_col() { return threadIdx.x / 32 % WARPS_ACROSS * WARP_COLS; }
@@ -361,306 +336,3 @@ __device__ __forceinline__ float finish(float v, const float* bias, int i) {
 __device__ __forceinline__ float* split_slice(float* out, unsigned splits, int out_size) {
     return out + static_cast<long long>(blockIdx.z % splits) * out_size;
 }
-
-// ---- out[m,n] = act(Σ_k a[m,k] · b[k,n] + bias[n]) ----------------------------------------------
-//
-// A batch of them: the matrices of item i start at a + i · a_step and b + i · b_step.
-// -DTRANS_A=1: a is stored (k,m).  -DTRANS_B=1: b is stored (n,k).
-// -DA_WIDTH=4, -DB_WIDTH=4: rows of (m,k), of (k,n), are whole float4.   -DINNER: so many columns
-// share an element of the bias, bias[n / INNER].
-
-#ifdef MATMUL
-#ifndef TRANS_A
-#define TRANS_A 0
-#define TRANS_B 0
-#define A_WIDTH 1
-#define B_WIDTH 1
-#define INNER 1
-#endif
-
-struct Rows {
-    const float* data;
-    unsigned m, k;
-    static constexpr int WIDTH = ALIGNED && !TRANS_A ? A_WIDTH : 1;
-    static constexpr int LANES = TRANS_A ? TRANSPOSING : BK / WIDTH, PAD = TRANS_A || TF32 ? 4 : 0;
-
-    __device__ Element at(unsigned i, Depth depth) const {
-        unsigned d = depth.all();
-        return {data + (TRANS_A ? d * m + i : i * k + d), i < m && d < k};
-    }
-};
-
-struct Columns {
-    const float* data;
-    unsigned n, k;
-    static constexpr int WIDTH = ALIGNED && !TRANS_B ? B_WIDTH : 1;
-    static constexpr int LANES = TRANS_B ? 4 : least(32, BN / WIDTH), PAD = TRANS_B ? 4 : 8;
-
-    __device__ Element at(unsigned j, Depth depth) const {
-        unsigned d = depth.all();
-        return {data + (TRANS_B ? j * k + d : d * n + j), j < n && d < k};
-    }
-};
-
-struct Output {
-    float* data;
-    const float* bias;
-    unsigned m, n;
-
-    __device__ void put(unsigned i, unsigned j, float v) const {
-        if (i < m && j < n) data[i * n + j] = finish(v, bias, j / INNER);
-    }
-};
-
-extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS<Rows>)
-matmul(const float* a, const float* b, const float* bias, float* out, unsigned m, unsigned n,
-       unsigned k, unsigned a_step, unsigned b_step, unsigned splits, unsigned split_steps) {
-    int batch = gridDim.z / splits, item = blockIdx.z / splits, rows = m, cols = n, depth = k;
-    float* to = split_slice(out, splits, batch * rows * cols) + item * rows * cols;
-    product(Rows{a + item * a_step, rows, depth}, Columns{b + item * b_step, cols, depth},
-            Output{to, bias, rows, cols}, Steps(depth, splits, split_steps));
-}
-#endif  // MATMUL
-
-// ---- The convolutions ---------------------------------------------------------------------------
-
-#ifndef MATMUL
-constexpr int CG = C / GROUPS, KG = K / GROUPS;  // channels of one group
-constexpr int CRS = CG * R * S, PQ = P * Q;
-
-// Whether i < SIZE, known while compiling if tiles of BLOCK divide it.
-template <int SIZE, int BLOCK>
-__device__ __forceinline__ bool below(unsigned i) {
-    return SIZE % BLOCK == 0 || i < SIZE;
-}
-
-// Where x (batch,C,H,W) has channel c of this group, under tap rs = (r,s) of output pixel n, pq: at
-// corner + tap, the first of which depends on the pixel alone.
-struct Patch {
-    int corner, tap;
-    bool inside;
-
-    __device__ Patch(int group, int batch, int c, unsigned rs, int n, unsigned pq) {
-        int r = rs / S * DH, s = rs % S * DW, h = pq / Q * SH - TOP, w = pq % Q * SW - LEFT;
-        corner = ((n * C + group * CG) * H + h) * W + w;
-        tap = (c * H + r) * W + s;
-        inside = n < batch && static_cast<unsigned>(h + r) < H && static_cast<unsigned>(w + s) < W;
-    }
-};
-#endif  // MATMUL
-
-// ---- conv2d: y[n,k,p,q] = Σ_crs w[k,crs] · x[n, c, p·SH - TOP + r·DH, q·SW - LEFT + s·DW] ----------
-
-#ifdef CONV2D
-struct Weights {
-    const float* data;
-    int group;
-    static constexpr int WIDTH = ALIGNED && CRS % 4 == 0 ? 4 : 1;
-    static constexpr int LANES = BK / WIDTH, PAD = TF32 ? 4 : 0;
-
-    __device__ Element at(unsigned k, Depth crs) const {
-        const float* row = data + (group * KG + k) * CRS;
-        return {fixed(row) + crs.all(), below<KG, BM>(k) && below<CRS, BK>(crs.all())};
-    }
-};
-
-struct Patches {
-    const float* data;
-    int group;
-    int batch;
-    static constexpr int WIDTH = 1, LANES = 8, PAD = 8;
-
-    __device__ Element at(unsigned npq, Depth crs) const {
-        Patch patch(group, batch, crs.over<R * S>(), crs.modulo<R * S>(), npq / PQ, npq % PQ);
-        return {fixed(data + patch.corner) + patch.tap,
-                patch.inside && below<CRS, BK>(crs.all())};
-    }
-};
-
-struct Output {
-    float* data;
-    const float* bias;
-    int group;
-    int batch;
-
-    __device__ void put(unsigned k, unsigned npq, float v) const {
-        int n = npq / PQ, channel = group * KG + k;
-        float* to = data + n * K * PQ + npq % PQ + channel * PQ;
-        if (below<KG, BM>(k) && n < batch) *to = finish(v, bias, channel);
-    }
-};
-
-extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS<Weights>)
-conv2d(const float* x, const float* w, const float* bias, float* y, unsigned batch, unsigned splits,
-       unsigned split_steps) {
-    int group = blockIdx.z / splits, n = batch;
-    product(Weights{w, group}, Patches{x, group, n},
-            Output{split_slice(y, splits, n * K * PQ), bias, group, n},
-            Steps(CRS, splits, split_steps));
-}
-#endif  // CONV2D
-
-// ---- conv2d_wgrad: gw[k,crs] = Σ_npq g[n,k,p,q] · x[n, c, p·SH - TOP + r·DH, ...] ------------------
-
-#ifdef CONV2D_WGRAD
-struct Gradients {
-    const float* data;
-    int group;
-    int batch;
-    static constexpr int WIDTH = ALIGNED && PQ % 4 == 0 ? 4 : 1;
-    static constexpr int LANES = BK / WIDTH, PAD = TF32 ? 4 : 0;
-
-    __device__ Element at(unsigned k, Depth npq) const {
-        int n = npq.over<PQ>(), pq = npq.modulo<PQ>(), row = (group * KG + k) * PQ;
-        return {fixed(data + row) + (n * K * PQ + pq), below<KG, BM>(k) && n < batch};
-    }
-};
-
-struct Patches {
-    const float* data;
-    int group;
-    int batch;
-    static constexpr int WIDTH = 1, LANES = 4, PAD = 4;
-
-    __device__ Element at(unsigned crs, Depth npq) const {
-        Patch patch(group, batch, crs / (R * S), crs % (R * S), npq.over<PQ>(), npq.modulo<PQ>());
-        return {fixed(data + patch.tap) + patch.corner, patch.inside && below<CRS, BN>(crs)};
-    }
-};
-
-struct Output {
-    float* data;
-    int group;
-
-    __device__ void put(unsigned k, unsigned crs, float v) const {
-        if (below<KG, BM>(k) && below<CRS, BN>(crs)) data[(group * KG + k) * CRS + crs] = v;
-    }
-};
-
-extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS<Gradients>)
-conv2d_wgrad(const float* x, const float* g, float* gw, unsigned batch, unsigned splits,
-             unsigned split_steps) {
-    int group = blockIdx.z / splits, n = batch;
-    product(Gradients{g, group, n}, Patches{x, group, n},
-            Output{split_slice(gw, splits, K * CRS), group}, Steps(n * PQ, splits, split_steps));
-}
-#endif  // CONV2D_WGRAD
-
-// ---- conv2d_dgrad: gx[n,c,h,w] = Σ_{k,r,s} g[n,k,p,q] · w[k,c,r,s],  h = p·SH - TOP + r·DH --------
-//
-// Phase (a,b) holds the pixels h = a + SH·i, w = b + SW·j. A tap r meets it if r·DH ≡ a + TOP
-// (mod SH): the first such tap is r0, the next ones are T_STEP apart, r = r0 + T_STEP·t, and
-// p = i + p0 - P_STEP·t with p0 = (a + TOP - r0·DH) / SH. Likewise s, q, j, u.
-//
-// With BANDS = 2 a block has the phases b = 0 and b = 1 of its pixels, side by side in each warp's
-// columns. Taps s = 2u + slot alternate between them, so that tile_a has the taps in their order.
-
-#ifdef CONV2D_DGRAD
-__device__ constexpr int gcd(int a, int b) { return b == 0 ? a : gcd(b, a % b); }
-__device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
-constexpr int T_STEP = SH / gcd(SH, DH), U_STEP = SW / gcd(SW, DW);
-constexpr int P_STEP = T_STEP * DH / SH, Q_STEP = U_STEP * DW / SW;
-constexpr int T = ceil_div(R, T_STEP), U = ceil_div(S, U_STEP);  // taps of a phase, at most
-constexpr int I = ceil_div(H, SH), J = ceil_div(W, SW);          // pixels of a phase, at most
-constexpr int KTU = KG * T * U;
-
-// One axis of a phase: its residue, its first tap, and where that tap of pixel 0 reads.
-struct Axis {
-    int residue, first_tap, first_out;
-
-    // No tap below `step` meets the phase: first_tap = taps, past the end.
-    __device__ Axis(int residue, int pad, int stride, int dilation, int step, int taps)
-        : residue(residue), first_tap(taps), first_out(0) {
-        for (int r = step - 1; r >= 0; r--)
-            if ((residue + pad - r * dilation) % stride == 0) {
-                first_tap = r;
-                first_out = (residue + pad - r * dilation) / stride;
-            }
-    }
-};
-
-// Column j of the product: phase b = band + horizontal.residue, pixel nij.
-struct Column {
-    unsigned band, nij;
-
-    __device__ explicit Column(unsigned j) {
-        constexpr int PHASE = WARP_COLS / BANDS;
-        band = j / PHASE % BANDS;
-        nij = j / WARP_COLS * PHASE + j % PHASE;
-    }
-};
-
-struct Weights {
-    const float* data;
-    int group;
-    Axis vertical, horizontal;
-    static constexpr bool MATRIX = R * S == 1;  // stored (k,c)
-    static constexpr int WIDTH = ALIGNED && BANDS == 2 && S % 4 == 0 ? 4 : 1;
-    static constexpr int LANES = MATRIX ? TRANSPOSING : BK * BANDS / WIDTH, PAD = MATRIX || TF32 ? 4 : 0;
-
-    __device__ Element at(unsigned c, Depth e) const {
-        Depth ktu{e.step, e.d / BANDS};
-        int k = ktu.over<T * U>(), tu = ktu.modulo<T * U>();
-        int r = vertical.first_tap + T_STEP * (tu / U), u = tu % U;
-        int s = BANDS == 2 ? 2 * u + e.d % 2 : horizontal.first_tap + U_STEP * u;
-        bool met = (T_STEP * T == R && DH == 1 || r < R) && (U_STEP * U == S && DW == 1 || s < S);
-        const float* row = data + (group * KG * CG + c) * (R * S);
-        return {fixed(row) + (k * CG * R * S + r * S + s),
-                met && below<CG, BM>(c) && below<KTU, BK>(ktu.all())};
-    }
-};
-
-struct Gradients {
-    const float* data;
-    int group;
-    int batch;
-    Axis vertical, horizontal;
-    static constexpr bool MATRIX = R * S == 1 && SH == 1 && SW == 1 && TOP == 0 && LEFT == 0;
-    static constexpr int WIDTH = ALIGNED && MATRIX && PQ % 4 == 0 ? 4 : 1;
-    static constexpr int LANES = MATRIX ? least(32, BN / WIDTH) : 8, PAD = 8;
-
-    __device__ Element at(unsigned o, Depth ktu) const {
-        Column column(o);
-        int k = ktu.over<T * U>(), tu = ktu.modulo<T * U>(), t = tu / U, u = tu % U;
-        int n = column.nij / (I * J), i = column.nij / J % I, j = column.nij % J;
-        int p = i + vertical.first_out;
-        int q = j + (BANDS == 2 ? (column.band + LEFT) / 2 : horizontal.first_out);
-        const float* corner = data + ((n * K + group * KG) * P + p) * Q + q;
-        bool inside = static_cast<unsigned>(p - P_STEP * t) < P &&
-                      static_cast<unsigned>(q - Q_STEP * u) < Q;
-        return {fixed(corner) + (k * PQ - P_STEP * t * Q - Q_STEP * u),
-                n < batch && inside && below<KTU, BK>(ktu.all())};
-    }
-};
-
-struct Output {
-    float* data;
-    const float* bias;
-    int group;
-    int batch;
-    int a, b;
-
-    __device__ void put(unsigned c, unsigned o, float v) const {
-        Column column(o);
-        int n = column.nij / (I * J), channel = group * CG + c;
-        int h = a + column.nij / J % I * SH, w = b + column.band + column.nij % J * SW;
-        float* to = data + (n * C * H + h) * W + w + channel * (H * W);
-        bool inside = n < batch && (H % SH == 0 || h < H) && (W % SW == 0 || w < W);
-        if (below<CG, BM>(c) && inside) *to = finish(v, bias, channel);
-    }
-};
-
-extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS<Weights>)
-conv2d_dgrad(const float* g, const float* w, const float* bias, float* gx, unsigned batch,
-             unsigned splits, unsigned split_steps) {
-    constexpr int ACROSS = SW / BANDS;  // phases side by side in the grid
-    int group = blockIdx.z / splits % GROUPS, phase = blockIdx.z / splits / GROUPS, n = batch;
-    Axis vertical(phase / ACROSS, TOP, SH, DH, T_STEP, R);
-    Axis horizontal(phase % ACROSS, LEFT, SW, DW, U_STEP, S);
-    float* out = split_slice(gx, splits, n * C * H * W);
-    product(Weights{w, group, vertical, horizontal}, Gradients{g, group, n, vertical, horizontal},
-            Output{out, bias, group, n, vertical.residue, horizontal.residue},
-            Steps(KTU, splits, split_steps));
-}
-#endif  // CONV2D_DGRAD

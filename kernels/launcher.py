@@ -119,7 +119,7 @@ def _execute_on_sim(
 def _sim_module(file: str, kernel: Kernel) -> Any:
     from minigan.kernels import sim
 
-    return sim.load(FOLDER / file, defines=dict(kernel.defines))
+    return sim.load(source_of(file), defines=dict(kernel.defines), name=str(FOLDER / file))
 
 
 def _execute_on_gpu(

@@ -190,7 +190,7 @@ def thin(m: int, n: int, k: int, a_transposed: bool, b_transposed: bool) -> Thin
 
 @dataclass(frozen=True)
 class Geometry:
-    """A convolution, as the definitions of gemm.cu and col2im.cu name it, batch apart.
+    """A convolution, as the definitions of conv.cu and col2im.cu name it, batch apart.
 
     x (·,C,H,W), w (K,C/GROUPS,R,S), y (·,K,P,Q); stride SH SW, first pads TOP LEFT, dilation DH DW.
     """

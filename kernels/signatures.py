@@ -56,8 +56,11 @@ def parse_signatures(file: str, source: str) -> dict[str, Signature]:
 
 @cache
 def source_of(file: str) -> str:
-    """The text of a file of this folder."""
-    return (FOLDER / file).read_text(encoding="utf-8")
+    """The text of a file of this folder, and before it that of the file that it is "After", if its
+    first line says so: they are compiled as one, and lines are numbered through both."""
+    text = (FOLDER / file).read_text(encoding="utf-8")
+    after = re.match(r"// After (\w+\.cu):", text)
+    return source_of(after[1]) + text if after else text
 
 
 @cache

@@ -5,6 +5,7 @@ a few roundings of the largest result.
 """
 
 import hashlib
+import math
 
 import numpy as np
 import pytest
@@ -110,6 +111,47 @@ def test_convolutions_by_every_tile(tile, monkeypatch):
     check_convolution(WIDE, 0)
 
 
+@pytest.mark.parametrize("tile", [t for t in TILES if t.tn == 8], ids=name_of)
+@pytest.mark.parametrize("taps, left", [(4, 1), (4, 0), (3, 1), (5, 2)])
+def test_two_phases_of_dgrad_in_a_block(tile, taps, left, monkeypatch):
+    force(monkeypatch, tile)
+    monkeypatch.setattr(plan.Geometry, "prefers_col2im", lambda self, batch: False)
+    pad = ((1, 1), (left, 1))
+    case = ((3, 70, 11, 9), (20, 70, 4, taps), (2, 2), pad, (1, 1), 1)
+    with cuda.launch_log() as log:
+        check_convolution(case, 0, ("conv2d_dgrad",))
+    assert log[0].grid[2] == 2 and log[0].grid[0] * log[0].grid[1] > 2  # rows of two phases
+
+
+@pytest.mark.parametrize("shape_w", [(1, 6, 5, 4), (20, 6, 5, 4)])
+@pytest.mark.parametrize("batch", [1, 70])
+def test_a_layer_that_sees_the_whole_image_is_a_matrix_product(shape_w, batch):
+    with cuda.launch_log() as log:
+        check_convolution(((batch, *shape_w[1:]), shape_w, (2, 3), ((0, 0), (0, 0)), (1, 1), 1), 0)
+    assert {line.kernel for line in log} <= {
+        "matmul",
+        "matmul_dot",
+        "matmul_thread",
+        "reduce_slices",
+    }
+
+
+def test_operands_that_start_between_multiples_of_16_bytes(monkeypatch):
+    force(monkeypatch, TILES[1])
+    shape_x, shape_w, *rest = ((3, 8, 8, 8), (70, 8, 4, 4), (2, 2), ((1, 1), (1, 1)), (1, 1), 1)
+
+    def beside(*shape):
+        return values(0, math.prod(shape) + 1)[1:].reshape(shape)
+
+    x, w, g = beside(*shape_x), beside(*shape_w), beside(3, 70, 4, 4)
+    with cuda.launch_log() as log:
+        check("conv2d", x, w, *rest)
+        check("conv2d_dgrad", g, w, shape_x[2:], *rest)
+        check("conv2d_wgrad", x, g, shape_w[2:], *rest)
+    products = [line for line in log if line.kernel.startswith("conv2d")]
+    assert len(products) == 3 and all(("ALIGNED", 0) in line.defines for line in products)
+
+
 @pytest.mark.parametrize("split", [2, 3, 7])
 def test_splits_add_up(split, monkeypatch):
     force(monkeypatch, TILES[1], split)
@@ -162,6 +204,10 @@ def test_same_result_twice():
 )  # fmt: skip
 @settings(max_examples=20)
 def test_matmul(sizes, trans_a, trans_b, with_bias, act, seed):
+    check_matmul(sizes, trans_a, trans_b, with_bias, act, seed)
+
+
+def check_matmul(sizes, trans_a, trans_b, with_bias, act, seed):
     m, n, k = sizes
     a = values(seed, *((k, m) if trans_a else (m, k)))
     b = values(seed + 1, *((n, k) if trans_b else (k, n)))
@@ -194,6 +240,15 @@ def test_matmul_of_batches(shape_x, shape_b, split, monkeypatch):
     force(monkeypatch, TILES[-1], split)
     x, b = values(0, *shape_x), values(1, *shape_b)
     assert_as_good_as(cuda.matmul(x, b), x @ b, x.astype(np.float64) @ b, "matmul", floor=16)
+
+
+@given(
+    st.permutations([1, 1, 300]) | st.permutations([1, 40, 300]), st.booleans(), st.booleans(),
+    st.booleans(), st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=20)
+def test_matmul_with_a_side_of_length_1(sizes, trans_a, trans_b, with_bias, seed):
+    check_matmul(sizes, trans_a, trans_b, with_bias, "relu", seed)
 
 
 @pytest.mark.parametrize(

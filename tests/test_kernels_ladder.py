@@ -11,7 +11,7 @@ from test_kernels import WIDE, assert_as_good_as, convolutions, values
 
 from minigan.kernels import cuda, reference
 from minigan.kernels.plan import TILES, Geometry
-from minigan.kernels.signatures import FOLDER, parse_signatures, signatures
+from minigan.kernels.signatures import FOLDER, parse_signatures, signatures, source_of
 from minigan.kernels.sim import nvrtc
 
 # kernel -> (columns, rows) of a block
@@ -58,13 +58,15 @@ def test_rung_on_any_shape(rung, case, seed):
 # ---- Through the compiler -----------------------------------------------------------------------
 
 LAYER = asdict(Geometry.of((64, 64, 14, 14), (128, 64, 4, 4), (2, 2), ((1, 1), (1, 1)), (1, 1), 1))
-PRODUCTS = ["matmul", "conv2d", "conv2d_dgrad", "conv2d_wgrad"]
+PRODUCTS = {"matmul": "matmul.cu"} | dict.fromkeys(
+    ["conv2d", "conv2d_dgrad", "conv2d_wgrad"], "conv.cu"
+)
 
 
 def spills(file, arch, **defines):
     """Bytes spilled by each kernel of a file, from ptxas."""
     compiled = nvrtc.compile(
-        (FOLDER / file).read_text(), arch=arch, defines=defines, name=file, cubin=True,
+        source_of(file), arch=arch, defines=defines, name=file, cubin=True,
         options=["--ptxas-options=-v"],
     )  # fmt: skip
     kernels = re.findall(r"entry function '(\w+)'", compiled.log)
@@ -77,21 +79,23 @@ def spills(file, arch, **defines):
 def test_every_kernel_compiles_without_spills(arch):
     compiled = {}
     for path in sorted(FOLDER.glob("*.cu")):
-        if path.name != "gemm.cu":
+        if path.name not in ("gemm.cu", *PRODUCTS.values()):
             compiled |= spills(path.name, arch)
-    for name in PRODUCTS:
-        compiled |= spills("gemm.cu", arch, **{name.upper(): 1}, **LAYER, **TILES[2].defines)
+    for name, file in PRODUCTS.items():
+        tile = {"ALIGNED": 1} | TILES[1].defines
+        compiled |= spills(file, arch, **{name.upper(): 1}, **LAYER, **tile)
     assert sorted(compiled) == sorted(signatures())
     assert not any(compiled.values()), compiled
 
 
-def test_gemm_compiles_by_itself():
-    assert spills("gemm.cu", "sm_80") == {"conv2d": 0}
+def test_products_compile_by_themselves():
+    assert spills("conv.cu", "sm_80") == {"conv2d": 0}
+    assert spills("matmul.cu", "sm_80") == {"matmul": 0}
 
 
 def test_tf32_is_refused_where_there_are_no_tensor_cores_for_it():
     with pytest.raises(nvrtc.CompileError, match=r"TF32 needs compute capability 8\.0"):
-        spills("gemm.cu", "sm_70", MATMUL=1, TF32=1)
+        spills("matmul.cu", "sm_70", TF32=1)
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -100,8 +104,10 @@ def test_no_tile_spills(name, tf32):
     for tile in TILES:
         if tf32 and not tile.fits_tensor_cores:
             continue
-        found = spills("gemm.cu", "sm_80", TF32=tf32, **{name.upper(): 1}, **LAYER, **tile.defines)
-        assert not any(found.values()), (tile, found)
+        for aligned in (0, 1):
+            defines = {"TF32": tf32, "ALIGNED": aligned, name.upper(): 1, **LAYER, **tile.defines}
+            found = spills(PRODUCTS[name], "sm_80", **defines)
+            assert not any(found.values()), (tile, aligned, found)
 
 
 def test_signatures_are_read_from_the_source():

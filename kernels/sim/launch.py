@@ -175,10 +175,16 @@ def run(
 
 
 def load(
-    source: str | Path, *, defines: Mapping[str, Any] | None = None, arch: str = "sm_80"
+    source: str | Path,
+    *,
+    defines: Mapping[str, Any] | None = None,
+    arch: str = "sm_80",
+    name: str = "kernel.cu",
 ) -> Module:
-    """The compiled and parsed module of a source; the same again for the same arguments."""
-    name = "kernel.cu"
+    """The compiled and parsed module of a source; the same again for the same arguments.
+
+    name: of a source that is no path, in messages.
+    """
     if isinstance(source, Path) or (source.endswith(".cu") and "\n" not in source):
         name = str(Path(source).resolve())
         source = Path(source).read_text(encoding="utf-8")
