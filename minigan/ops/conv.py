@@ -113,14 +113,22 @@ def _(g, x, shape, stride, pad, dilation, groups):  # type: ignore[no-untyped-de
     )
 
 
+def _gw(x: Array, gy: Array, taps: Pair, how: Any) -> Any:
+    """conv2d_wgrad, on a GPU perhaps in slices that the engine adds up later."""
+    stride, pad, dilation, groups = how
+    if kernels.sums_later(x):
+        return kernels.conv2d_wgrad(x, gy, taps, *how, later=True)
+    return _conv2d_wgrad(x, gy, taps=taps, stride=stride, pad=pad, dilation=dilation, groups=groups)
+
+
 @_conv2d.fast_vjp
 def _(g, y, x, w, *, stride, pad, dilation, groups, wanted):  # type: ignore[no-untyped-def]
-    how, gx, gw = (stride, pad, dilation, groups), None, None
+    gx, how = None, (stride, pad, dilation, groups)
     if 0 in wanted:
-        gx = kernels.conv2d_dgrad(g, w, x.shape[2:], *how)
-    if 1 in wanted:
-        gw = kernels.conv2d_wgrad(x, g, w.shape[2:], *how, later=True)
-    return gx, gw
+        gx = _conv2d_dgrad(
+            g, w, size=x.shape[2:], stride=stride, pad=pad, dilation=dilation, groups=groups
+        )
+    return gx, _gw(x, g, w.shape[2:], how) if 1 in wanted else None
 
 
 @_conv2d_dgrad.vjp("gy")
@@ -137,12 +145,10 @@ def _(g, gy, shape, stride, pad, dilation, groups):  # type: ignore[no-untyped-d
 
 @_conv2d_dgrad.fast_vjp
 def _(g, y, gy, w, *, size, stride, pad, dilation, groups, wanted):  # type: ignore[no-untyped-def]
-    how, ggy, gw = (stride, pad, dilation, groups), None, None
+    ggy, how = None, (stride, pad, dilation, groups)
     if 0 in wanted:
-        ggy = kernels.conv2d(g, w, *how)
-    if 1 in wanted:
-        gw = kernels.conv2d_wgrad(g, gy, w.shape[2:], *how, later=True)
-    return ggy, gw
+        ggy = _conv2d(g, w, stride=stride, pad=pad, dilation=dilation, groups=groups)
+    return ggy, _gw(g, gy, w.shape[2:], how) if 1 in wanted else None
 
 
 @_conv2d_wgrad.vjp("x")
