@@ -66,7 +66,7 @@ class Primitive:
         self._forward: Callable[..., tuple[Array, Any]] | None = None  # of fused ops
         self._fast_vjp: Callable[..., Sequence[Any]] | None = None
         self._fast_vjp_takes_wanted = False
-        self._fast_vjp_arrays = 0
+        self._fast_vjp_arrays = 0  # the stop of their slice of a node's `kept`
 
     def __repr__(self) -> str:
         return f"<op {self.name}{self.__signature__}>"
@@ -89,14 +89,16 @@ class Primitive:
         """Decorator: all gradients at once, on arrays; taken instead of the vjps where it can be.
 
         (g, y, *arrays, **attrs) -> one gradient an argument, None where there is none.   y: None if
-        no vjp names it.   arrays: as kept: those that a vjp names, None for others; to be left out
-        where no vjp names any.   If it takes `wanted`, the positions of the arguments whose
-        gradient is asked for, it may leave others.
+        no vjp names it.   arrays: as kept: those that a vjp names; for others a Like (shape and
+        dtype), or None for constants; to be left out where no vjp names any.   If it takes
+        `wanted`, the positions of the arguments whose gradient is asked for, it may leave others.
         """
         parameters = inspect.signature(function).parameters.values()
         self._fast_vjp = function
         self._fast_vjp_takes_wanted = "wanted" in [p.name for p in parameters]
-        self._fast_vjp_arrays = sum(p.kind is not p.KEYWORD_ONLY for p in parameters) - 2
+        kinds = [p.kind for p in parameters]
+        named = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD) - 2
+        self._fast_vjp_arrays = -2 if inspect.Parameter.VAR_POSITIONAL in kinds else named
         return function
 
     def constant(self, *arguments: str) -> None:

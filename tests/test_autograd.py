@@ -539,6 +539,22 @@ def test_fused_ops_take_the_shortcuts_and_replay_the_composite_to_differentiate_
     equal(mg.grad(gx.sum(), x), 6, 8), equal(mg.grad(gx.sum(), b), 2, 4)
 
 
+def test_a_fast_vjp_may_take_arrays_and_attributes_as_they_come():
+    @mg.fused
+    def product(x, b, *, times=1.0):
+        return times * x * b
+
+    x, b = leaf(2.0), leaf(3.0)
+    for vjp in (
+        lambda g, saved, x, b, *, times: (g * times * b, g * times * x),
+        lambda g, saved, x, b, **attrs: (g * attrs["times"] * b, g * attrs["times"] * x),
+        lambda g, saved, *xs, **attrs: [g * attrs["times"] * a for a in xs[::-1]],
+    ):
+        product.fast_vjp(vjp)
+        gx, gb = mg.grad(product(x, b, times=5.0), [x, b])
+        equal(gx, 15), equal(gb, 10)
+
+
 def test_replaying_a_fused_op_stops_at_its_inputs():
     """x reaches it on two ways, and b is computed from x: neither is walked twice."""
     square_times, _ = fused_square_times()
