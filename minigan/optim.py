@@ -48,11 +48,15 @@ def lay_out(params: Sequence[Tensor]) -> None:
 
 def laid_out(arrays: Sequence[Array]) -> Array | None:
     """The one array that they lie in end to end, in this order; None if they do not."""
-    if not arrays or (flat := arrays[0].base) is None or flat.ndim != 1:
+    flat = arrays[0].base if arrays else None
+    if not isinstance(flat, xp_of(flat).ndarray) or flat.ndim != 1:
         return None
     starts, first, itemsize = _starts(arrays), address(flat), flat.dtype.itemsize
     there = all(
-        a.base is flat and address(a) == first + start * itemsize
+        a.base is flat
+        and a.dtype == flat.dtype
+        and a.flags.c_contiguous
+        and address(a) == first + start * itemsize
         for a, start in zip(arrays, starts, strict=False)
     )
     return flat if there and flat.size == starts[-1] else None

@@ -199,6 +199,23 @@ def test_an_optimizer_leaves_the_gradients_that_it_is_given(sign, decay):
     np.testing.assert_allclose(w.numpy(), 1 - 0.1 * (sign * before + decay), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "grads",
+    [
+        lambda flat: [flat[:9].reshape(3, 3).T, flat[32:36]],
+        lambda flat: [flat[:18:2].reshape(3, 3), flat[32:36]],
+        lambda flat: [flat[:9].reshape(3, 3), flat[36:40]],
+        lambda flat: [np.frombuffer(flat[:9].tobytes(), "f").reshape(3, 3), flat[32:36]],
+    ],
+)
+def test_gradients_that_do_not_lie_as_parameters_do_are_copied(grads):
+    flat = np.arange(64, dtype=np.float32)
+    weights = [mg.Tensor(np.zeros(s, np.float32), requires_grad=True) for s in ((3, 3), 4)]
+    optim.SGD(weights, lr=1.0).step(grads(flat))
+    for w, g in zip(weights, grads(flat), strict=True):
+        np.testing.assert_array_equal(w.numpy(), -g)
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.int64])
 def test_other_dtypes_are_refused_in_words(dtype):
     x = np.ones((3, 3), dtype)
