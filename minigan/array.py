@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -85,8 +86,14 @@ class Stream:
     def __init__(self, seed: int, name: str, step: int = 0) -> None:
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must be in 0 .. 2^64 - 1, not {seed}")
+        self._place = seed, name, step
+
+    @cached_property
+    def _bits(self) -> np.random.Philox:
+        """The generator, made when a number is drawn: that takes longer than many a small op."""
+        seed, name, step = self._place
         name_key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
-        self._bits = np.random.Philox(
+        return np.random.Philox(
             key=np.array([seed, name_key], np.uint64),
             counter=np.array([0, 0, 0, step], np.uint64),
         )
