@@ -40,14 +40,37 @@ __device__ float block_sum(float v) {
     return v;
 }
 
-// The sum over channel c of g (batch, channels, inner): the share of a thread of `threads`.
-__device__ __forceinline__ float channel_share(const float* g, unsigned c, unsigned channels,
-                                               unsigned batch, unsigned inner, unsigned thread,
-                                               unsigned threads) {
-    float sum = 0.0f;
-    for (unsigned e = thread; e < batch * inner; e += threads)
-        sum += g[(e / inner * channels + c) * inner + e % inner];
-    return sum;
+constexpr unsigned sizes[] = {SIZES}, starts[] = {STARTS}, gaps[] = {GAPS}, counts[] = {COUNTS};
+constexpr unsigned by_block[] = {LONG}, batches[] = {BATCHES}, inners[] = {INNERS};
+
+// What part K of row J adds to element i of it: all, or in a row by blocks this thread's share.
+template <unsigned J, unsigned K>
+__device__ __forceinline__ float share(const float* part, unsigned i) {
+    constexpr unsigned batch = batches[8 * K + J], inner = inners[8 * K + J];
+    unsigned thread = by_block[J] ? threadIdx.x : 0, threads = by_block[J] ? 256 : 1;
+    if constexpr (K >= counts[J]) {
+        return 0.0f;
+    } else if constexpr (batch == 0) {
+        return thread == 0 ? part[i] : 0.0f;
+    } else {
+        float sum = 0.0f;
+        for (unsigned e = thread; e < batch * inner; e += threads)
+            sum += part[(e / inner * sizes[J] + i) * inner + e % inner];
+        return sum;
+    }
+}
+
+template <unsigned J>
+__device__ __forceinline__ void row(const float* a, const float* b, const float* c, const float* d,
+                                    float* flat) {
+    if constexpr (gaps[J] > 0)  // less than 256
+        if (blockIdx.x == 0 && threadIdx.x < gaps[J])
+            flat[starts[J] + sizes[J] + threadIdx.x] = 0.0f;
+    unsigned i = by_block[J] ? blockIdx.x : blockIdx.x * 256 + threadIdx.x;
+    if (i >= sizes[J]) return;
+    float sum = share<J, 0>(a, i) + share<J, 1>(b, i) + share<J, 2>(c, i) + share<J, 3>(d, i);
+    if (by_block[J]) sum = block_sum(sum);
+    if (!by_block[J] || threadIdx.x == 0) flat[starts[J] + i] = sum;
 }
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -58,33 +81,15 @@ pack(const float* a0, const float* a1, const float* a2, const float* a3, const f
      const float* c4, const float* c5, const float* c6, const float* c7, const float* d0,
      const float* d1, const float* d2, const float* d3, const float* d4, const float* d5,
      const float* d6, const float* d7, float* flat) {
-    const float* parts[4][8] = {{a0, a1, a2, a3, a4, a5, a6, a7},
-                                {b0, b1, b2, b3, b4, b5, b6, b7},
-                                {c0, c1, c2, c3, c4, c5, c6, c7},
-                                {d0, d1, d2, d3, d4, d5, d6, d7}};
-    constexpr unsigned sizes[] = {SIZES}, starts[] = {STARTS}, gaps[] = {GAPS}, counts[] = {COUNTS};
-    constexpr unsigned lengthy[] = {LONG}, batches[] = {BATCHES}, inners[] = {INNERS};
-#pragma unroll
-    for (unsigned j = 0; j < 8; j++) {
-        if (blockIdx.y != j) continue;
-        if (blockIdx.x == 0)
-            for (unsigned i = threadIdx.x; i < gaps[j]; i += 256) flat[starts[j] + sizes[j] + i] = 0.0f;
-        bool by_block = lengthy[j];
-        unsigned i = by_block ? blockIdx.x : blockIdx.x * 256 + threadIdx.x;
-        unsigned thread = by_block ? threadIdx.x : 0, threads = by_block ? 256 : 1;
-        if (i >= sizes[j]) return;
-        float sum = 0.0f;
-#pragma unroll
-        for (unsigned k = 0; k < 4; k++) {
-            if (k >= counts[j]) break;
-            unsigned batch = batches[8 * k + j], inner = inners[8 * k + j];
-            if (batch > 0)
-                sum += channel_share(parts[k][j], i, sizes[j], batch, inner, thread, threads);
-            else if (thread == 0)
-                sum += parts[k][j][i];
-        }
-        if (by_block) sum = block_sum(sum);
-        if (thread == 0) flat[starts[j] + i] = sum;
+    switch (blockIdx.y) {
+    case 0: return row<0>(a0, b0, c0, d0, flat);
+    case 1: return row<1>(a1, b1, c1, d1, flat);
+    case 2: return row<2>(a2, b2, c2, d2, flat);
+    case 3: return row<3>(a3, b3, c3, d3, flat);
+    case 4: return row<4>(a4, b4, c4, d4, flat);
+    case 5: return row<5>(a5, b5, c5, d5, flat);
+    case 6: return row<6>(a6, b6, c6, d6, flat);
+    case 7: return row<7>(a7, b7, c7, d7, flat);
     }
 }
 

@@ -6,8 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_kernels import assert_as_good_as, values
 
-from minigan.kernels import cuda, reference
+from minigan.kernels import cuda, reference, sim
 from minigan.kernels.reference import ChannelSum
+from minigan.kernels.signatures import source_of
+
+try:
+    sim.nvrtc.library()
+except sim.CompilerMissing as missing:
+    pytest.skip(str(missing), allow_module_level=True)
 
 # A row: its size, and for each part None for an array, or (batch, inner) for channels to sum.
 parts = st.lists(
@@ -78,3 +84,12 @@ def test_what_needs_no_sum_is_not_launched():
 def test_parts_that_differ_in_shape_are_refused():
     with pytest.raises(ValueError, match=r"pack: rows\[0\]\[1\] has shape \(6,\), but \(5,\)"):
         cuda.totals([[values(0, 5), values(1, 6)]])
+
+
+FILES = ["channels.cu", "elementwise.cu", "flat.cu", "loss.cu", "philox.cu"]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_nothing_lies_in_local_memory(file):
+    """A table that is not taken apart at compile time would: 32 pointers a thread, in pack."""
+    assert ".local" not in sim.nvrtc.compile(source_of(file), name=file).code.decode()
