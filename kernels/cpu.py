@@ -37,9 +37,9 @@ from minigan.kernels.reference import Pads, Pair, conv_out_size
 
 Array = Any
 
-# A shard must be worth the ≈ 50 µs that waking a thread takes: at least this many floats, of which
+# A shard must be worth the 2 µs that giving it out takes: at least this many floats, of which
 # a loop moves 2 to 8 a nanosecond. _PRODUCTS multiplications are done while a float is moved.
-_LEAST = 1 << 18
+_LEAST = 1 << 14
 _PRODUCTS = 16
 
 _PIECE_ROWS = 256  # of patches at a time: what they and the filters take fits the second cache

@@ -7,9 +7,9 @@ A kernel is a function of arrays and numbers that works on a range of rows or im
 
 `job` says the types of its arguments; the range and the number of its shard come last. Numba makes
 machine code of it that finds its arguments in memory, so that all jobs are called alike, by
-address. `start` leaves the arguments there, raises a counter that the workers are watching, does
-the first shard itself, and waits for the others: two microseconds, where waking a thread that
-sleeps takes fifty. Who the workers are, and when they sleep, is in threads.py.
+address. `start` leaves the arguments there and changes a word that the workers are watching: two
+microseconds, where waking a thread that sleeps takes fifty. Who the workers are, and when they
+sleep, is in threads.py.
 """
 
 from __future__ import annotations
@@ -66,6 +66,30 @@ def _store(_: Any, address: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def _add(_: Any, address: Any, value: Any) -> Any:
+    """Add to the word there, whatever other threads do with it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], _word.as_pointer())
+        builder.atomic_rmw("add", pointer, arguments[1], "seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def _exchange(_: Any, address: Any, old: Any, new: Any) -> Any:
+    """Make the word there `new` if it is `old`. Returns whether it was: one thread succeeds."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], _word.as_pointer())
+        result = builder.cmpxchg(pointer, *arguments[1:], "seq_cst", "seq_cst")
+        return builder.extract_value(result, 1)
+
+    return types.boolean(types.int64, types.int64, types.int64), generate
 
 
 @intrinsic
@@ -172,7 +196,7 @@ class Job:
 
         self.code = code
         self.address = code.address
-        signature = (types.int64, types.int64, _tuple_type(self.kinds), *[types.int64] * 3)
+        signature = (types.int64, types.int64, _tuple_type(self.kinds), *[types.int64] * 2)
         try:
             start.compile(signature)
         except OSError as error:
@@ -242,87 +266,87 @@ def prepare(progress: Callable[[int, int], None] | None = None) -> None:
         _ready = True
 
 
-# ------------------------------------------------------------------------------------- the waiting
-# A pool is an array of words. Its first row is the task, the row of a worker what he and the one
-# who gives out tasks tell each other; rows are lines of cache, and those between hold arguments.
+# ---------------------------------------------------------------------------------------- sharing
+# A pool is an array of words in rows, which are lines of cache. The task word says it all: the
+# number of the task, of its parts, and of those that are taken. Whoever raises the last takes a
+# part, the one who gave out the task too, so that nobody waits for a worker who sleeps, or whose
+# core does something else. A taken word of an older task cannot be exchanged: its number differs.
 
 ROW = 8  # words
-CODE, COUNT, PARTS = range(3)  # in the first row
-GO, DONE, ASLEEP = range(3)  # in a worker's: tasks given, tasks done, whether he sleeps
-ARGUMENTS = 64  # rows of arguments, after the first
+TASK, DONE, CODE, WORKERS = (
+    0,
+    8,
+    16,
+    24,
+)  # the task word; parts done; code and count; whether asleep
+_ARGUMENTS = 512  # words
 
 
-def new_pool(workers: int) -> Any:
-    """The words that a pool of so many workers, numbered from 0, shares."""
-    words = np.zeros((1 + ARGUMENTS + workers + 1) * ROW, np.int64)
-    skipped = -(words.ctypes.data // 8) % ROW  # the first line of cache may have begun before it
-    return words[skipped : skipped + (1 + ARGUMENTS + workers) * ROW].reshape(-1, ROW)
+def new_pool(workers: int) -> tuple[Any, Any]:
+    """(the address of the words that a pool shares, for each worker the word whether he sleeps)"""
+    words = np.zeros(WORKERS + (workers + 1) * ROW + _ARGUMENTS, np.int64)
+    first = _ARGUMENTS + -(words.ctypes.data // 8) % ROW
+    asleep = words[first + WORKERS : first + WORKERS + workers * ROW : ROW]
+    return words.ctypes.data + 8 * first, asleep
 
 
 @numba.njit
-def _row(pool, worker):  # type: ignore[no-untyped-def]
-    """Its address, pool being that of the first row."""
-    return pool + 8 * ROW * (1 + ARGUMENTS + worker)
+def _arguments(pool):  # type: ignore[no-untyped-def]
+    """They lie before the first row."""
+    return pool - 8 * _ARGUMENTS
 
 
 @numba.njit
-def _do(code, arguments, count, parts, part):  # type: ignore[no-untyped-def]
-    _call(code, arguments, part * count // parts, (part + 1) * count // parts, part)
+def _work(pool):  # type: ignore[no-untyped-def]
+    """Do parts of the task while there are any. Returns whether there were."""
+    any_done = False
+    while True:
+        task = _load(pool + 8 * TASK)
+        parts, part = task >> 16 & 0xFFFF, task & 0xFFFF
+        if part >= parts:
+            return any_done
+        code, count = _load(pool + 8 * CODE), _load(pool + 8 * CODE + 8)
+        if _exchange(pool + 8 * TASK, task, task + 1):
+            first, last = part * count // parts, (part + 1) * count // parts
+            _call(code, _arguments(pool), first, last, part)
+            _add(pool + 8 * DONE, 1)
+            any_done = True
 
 
-@_kept(numba.njit, ["boolean(int64, int64, int64)"], nogil=True)
-def finished(pool, shared, turns):  # type: ignore[no-untyped-def]
-    """Whether so many workers are done with the task, now or within so many looks."""
-    for worker in range(shared):
-        row = _row(pool, worker)
-        while _load(row + 8 * DONE) != _load(row + 8 * GO):
-            turns -= 1
-            if turns < 0 or _load(row + 8 * ASLEEP):
-                return False
-    return True
+@_kept(numba.njit, ["boolean(int64, int64)"], nogil=True)
+def finished(pool, turns):  # type: ignore[no-untyped-def]
+    """Whether all parts of the task are done, now or within so many looks."""
+    parts = _load(pool + 8 * TASK) >> 16 & 0xFFFF
+    for _ in range(turns):
+        if _load(pool + 8 * DONE) == parts:
+            return True
+    return False
 
 
 @_kept(numba.njit, nogil=True)
-def start(pool, code, arguments, count, parts, shared):  # type: ignore[no-untyped-def]
-    """Do a job in `parts` shards of 0 .. count. Returns whether it is done: see `finished`.
+def start(pool, code, arguments, count, parts):  # type: ignore[no-untyped-def]
+    """Give out a job in `parts` shards of 0 .. count, and help. Returns whether it is `finished`.
 
-    pool: its address.   code: that of the job.   shared: how many shards the workers take.
+    pool: its address.   code: that of the job.
     """
-    at = pool + 8 * ROW
-    _leave(arguments, at)
-    if shared:
-        _store(pool + 8 * CODE, code)
-        _store(pool + 8 * COUNT, count)
-        _store(pool + 8 * PARTS, parts)
-        for worker in range(shared):
-            to = _row(pool, worker) + 8 * GO
-            _store(to, _load(to) + 1)
-    _do(code, at, count, parts, 0)
-    for part in range(1 + shared, parts):
-        _do(code, at, count, parts, part)
-    return finished(pool, shared, 1 << 16)
+    _leave(arguments, _arguments(pool))
+    _store(pool + 8 * CODE, code)
+    _store(pool + 8 * CODE + 8, count)
+    _store(pool + 8 * DONE, 0)
+    number = (_load(pool + 8 * TASK) >> 32) + 1 & 0x7FFFFFFF
+    _store(pool + 8 * TASK, number << 32 | parts << 16)
+    _work(pool)
+    return finished(pool, 1 << 16)
 
 
 @_kept(numba.njit, ["void(int64, int64, int64)"], nogil=True)
-def serve(pool, worker, turns):  # type: ignore[no-untyped-def]
-    """Do a worker's shards, until after so many looks there is none: he is ASLEEP then."""
-    row = _row(pool, worker)
-    done = _load(row + 8 * DONE)
-    _store(row + 8 * ASLEEP, 0)
-    while True:
-        looks = 0
-        while _load(row + 8 * GO) == done:
-            looks += 1
-            if looks > turns:
-                _store(row + 8 * ASLEEP, 1)
-                if _load(row + 8 * GO) == done:
-                    return
-                _store(row + 8 * ASLEEP, 0)
-        code, count, parts = (
-            _load(pool + 8 * CODE),
-            _load(pool + 8 * COUNT),
-            _load(pool + 8 * PARTS),
-        )
-        _do(code, pool + 8 * ROW, count, parts, worker + 1)
-        done += 1
-        _store(row + 8 * DONE, done)
+def serve(pool, asleep, turns):  # type: ignore[no-untyped-def]
+    """Do parts of tasks, until for so many looks there was none.   asleep: address of the word."""
+    _store(asleep, 0)
+    looks = 0
+    while looks <= turns:
+        looks += 1
+        if _work(pool):
+            looks = 0
+        elif looks == turns:
+            _store(asleep, 1)  # before the last look: who gives out a task after it will see that

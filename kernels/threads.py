@@ -76,9 +76,7 @@ class _Pool:
         from minigan.kernels import jobs
 
         self.jobs, self.workers = jobs, workers
-        self.words = jobs.new_pool(workers)
-        self.address = self.words.ctypes.data
-        self.rows = self.words[len(self.words) - workers :]
+        self.address, self.asleep = jobs.new_pool(workers)
         self.locks = [threading.Lock() for _ in range(workers)]  # a worker sleeps on his
         for worker in range(workers):
             self.locks[worker].acquire()
@@ -87,36 +85,32 @@ class _Pool:
             threading.Thread(target=self._loop, args=(worker,), name=name, daemon=True).start()
 
     def _loop(self, worker: int) -> None:
+        asleep = self.asleep[worker:].ctypes.data
         while True:
-            self.jobs.serve(self.address, worker, _LOOKS)
+            self.jobs.serve(self.address, asleep, _LOOKS)
             self.locks[worker].acquire()
-
-    def _wake(self, workers: int) -> None:
-        for row, lock in zip(self.rows[:workers], self.locks, strict=False):
-            if row[self.jobs.ASLEEP]:
-                row[self.jobs.ASLEEP] = 0
-                if lock.locked():
-                    lock.release()
 
     def run(self, code: int, arguments: tuple[Any, ...], count: int, parts: int) -> None:
         """See `run`."""
-        shared = min(parts - 1, self.workers)
-        if shared:
-            self._wake(shared)
+        for worker in range(min(parts - 1, self.workers)):
+            if self.asleep[worker]:
+                self.asleep[worker] = 0
+                if self.locks[worker].locked():
+                    self.locks[worker].release()
         try:
-            if not self.jobs.start(self.address, code, arguments, count, parts, shared):
-                self._wait(shared)
+            if not self.jobs.start(self.address, code, arguments, count, parts):
+                self._wait()
         except BaseException:  # a signal's
-            self._wait(shared)
+            self._wait()
             raise
 
-    def _wait(self, shared: int) -> None:
-        """Until the workers are done, even if a signal comes meanwhile: they read our arguments."""
+    def _wait(self) -> None:
+        """Until the parts that workers took are done, even if a signal comes meanwhile: they read
+        our arguments."""
         interrupt = None
         for turn in itertools.count():
             try:
-                self._wake(shared)
-                if self.jobs.finished(self.address, shared, 1 << 16):
+                if self.jobs.finished(self.address, 1 << 16):
                     break
                 if turn > 10:
                     time.sleep(1e-4)
