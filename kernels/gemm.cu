@@ -84,11 +84,7 @@ struct Element {
 };
 
 template <class A>
-#if __CUDA_ARCH__ >= 800
-constexpr int MIN_BLOCKS = THREADS == 64 && A::WIDTH == 4 ? 5 : 1;
-#else
-constexpr int MIN_BLOCKS = 1;
-#endif
+constexpr int MIN_BLOCKS = THREADS == 64 && A::WIDTH == 4 && __CUDA_ARCH__ >= 800 ? 5 : 1;
 
 // p, which the compiler may not take apart: it adds what depends on the step in one instruction.
 __device__ __forceinline__ const float* fixed(const float* p) {
@@ -242,18 +238,18 @@ __device__ __forceinline__ void multiply_tiles_tf32(float (&acc)[TM][TN],
     int row = warp_row() + lane / 4, col = warp_col() + lane / 4;
 #pragma unroll
     for (int d = 0; d < BK; d += 8) {
+        unsigned fa[BANDS][TM / 4][4];
+#pragma unroll
+        for (int e = 0; e < BANDS * TM; e++) {
+            int band = e / TM, i = e / 4 % (TM / 4), down = e % 2 * 8, right = e / 2 % 2 * 4;
+            fa[band][i][e % 4] = to_tf32(a[row + i * 16 + down][(d + t + right) * BANDS + band]);
+        }
 #pragma unroll
         for (int j = 0; j < TN; j++) {
             unsigned fb[2] = {to_tf32(b[d + t][col + j * 8]), to_tf32(b[d + t + 4][col + j * 8])};
 #pragma unroll
-            for (int i = 0; i < TM / 4; i++) {
-                unsigned fa[4];
-#pragma unroll
-                for (int e = 0; e < 4; e++)
-                    fa[e] = to_tf32(a[row + i * 16 + e % 2 * 8]
-                                     [(d + t + e / 2 * 4) * BANDS + slot(j * 8)]);
-                mma(&acc[0][0] + (i * TN + j) * 4, fa, fb);
-            }
+            for (int i = 0; i < TM / 4; i++)
+                mma(&acc[0][0] + (i * TN + j) * 4, fa[slot(j * 8)][i], fb);
         }
     }
 }
@@ -289,7 +285,7 @@ __device__ __forceinline__ void product(const A& a, const B& b, const Out& out, 
             stage_a<A, DEEP>(tile_a[now ^ 1], a, row0, step + 1);
             stage_b<B>(tile_b[now ^ 1], b, col0, step + 1);
         }
-        if (TF32)
+        if constexpr (TF32)
             multiply_tiles_tf32(acc, tile_a[now], tile_b[now]);
         else
             multiply_tiles(acc, tile_a[now], tile_b[now]);

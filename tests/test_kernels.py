@@ -286,9 +286,13 @@ def test_tf32_rounds_the_operands_and_nothing_else(tile, monkeypatch):
     assert abs(got - a.astype(np.float64) @ b).max() > 20 * EPS * abs(got).max()
 
 
-def test_tf32_convolutions(monkeypatch):
+@pytest.mark.parametrize(
+    "case", [WIDE, ((3, 70, 11, 9), (20, 70, 4, 4), (2, 2), ((1, 1), (1, 1)), (1, 1), 1)], ids=str
+)
+def test_tf32_convolutions(case, monkeypatch):
     force(monkeypatch, TILES[1])
-    shape_x, shape_w, *rest = WIDE
+    monkeypatch.setattr(plan.Geometry, "prefers_col2im", lambda self, batch: False)
+    shape_x, shape_w, *rest = case
     x, w = round_to_tf32(values(0, *shape_x)), round_to_tf32(values(1, *shape_w))
     g = round_to_tf32(cuda.conv2d(x, w, *rest))
     with cuda.tf32(), cuda.launch_log() as log:
