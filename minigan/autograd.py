@@ -360,7 +360,7 @@ def backpropagate(
                 array, x = gx.data if create_graph else gx, node.kept[positions[k]]
                 if array.shape != x.shape:
                     gx = sum_to(gx, x.shape)
-                if array.dtype is not x.dtype:
+                if array.dtype is not x.dtype and array.dtype != x.dtype:
                     gx = gx.astype(x.dtype)
                 parent = parents[k]
                 if later and gx.dtype == np.float32:
