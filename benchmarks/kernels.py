@@ -98,16 +98,16 @@ def measured(nets: list[str]) -> None:
         print(f"\n{net}\n{heads}")
         for layer in NETS[net]:
             print(layer.name + (", transposed" if layer.transposed else ""))
-            for name, run, case in runs(layer):
-                ms, op = milliseconds(run), case.kernel.name
+            for op, run, case in runs(layer):
+                ms = milliseconds(run)
                 theirs = milliseconds_torch(torch, op, layer) if torch and op in OPS else None
                 rates = f"{case.flops / ms / 1e9:8.2f} {case.bytes / ms / 1e6:7.1f}"
-                line = f"{name:>14} {ms:8.3f} {rates}"
+                line = f"{case.name:>14} {ms:8.3f} {rates}"
                 print(line + (f" {theirs:9.3f} {theirs / ms:6.0%}" if theirs else ""), flush=True)
 
 
 def runs(layer: Layer) -> Iterator[tuple[str, Callable[[], Any], Case]]:
-    """(kernel, a launch of it on the card, its case)"""
+    """(conv_naive or one of OPS, a launch of it on the card, its case)"""
     z = layer.geometry
     rng = np.random.default_rng(0)
 
@@ -124,8 +124,8 @@ def runs(layer: Layer) -> Iterator[tuple[str, Callable[[], Any], Case]]:
         "conv2d_dgrad": lambda: cuda.conv2d_dgrad(g, w, (z.H, z.W), *rest, 1),
         "conv2d_wgrad": lambda: cuda.conv2d_wgrad(x, g, (z.R, z.S), *rest, 1),
     }
-    for case in cases(layer):
-        yield case.name, launches[case.kernel.name], case
+    for (op, run), case in zip(launches.items(), cases(layer), strict=True):
+        yield op, run, case
 
 
 def milliseconds(run: Callable[[], Any]) -> float:
