@@ -144,9 +144,12 @@ def _convolutions() -> Iterator[Check]:
         size, taps = (shape_x[2], shape_x[3]), (shape_w[2], shape_w[3])
         out = reference.conv_out_size(size, taps, stride, pad, dilation)
         g = _values(2, shape_x[0], shape_w[0], *out)
-        yield _contract("conv2d", what, ("conv2d",), x, w, *rest)
-        yield _contract("conv2d_dgrad", what, ("conv2d_dgrad",), g, w, size, *rest)
-        yield _contract("conv2d_wgrad", what, ("conv2d_wgrad",), x, g, taps, *rest)
+        forward, dgrad, wgrad = ("conv2d",), ("conv2d_dgrad",), ("conv2d_wgrad",)
+        if out == (1, 1):  # a product of a matrix and a vector
+            forward, dgrad, wgrad = ("matmul_dot",), ("matmul_thread",), ("matmul_thread",)
+        yield _contract("conv2d", what, forward, x, w, *rest)
+        yield _contract("conv2d_dgrad", what, dgrad, g, w, size, *rest)
+        yield _contract("conv2d_wgrad", what, wgrad, x, g, taps, *rest)
     g, w = _values(2, 2, 64, 14, 14), _values(1, 64, 2, 7, 7)
     few_channels = (g, w, (14, 14), (1, 1), ((3, 3), (3, 3)), (1, 1), 1)
     yield _contract("conv2d_dgrad", "7×7, 64 → 2: GEMM + col2im", ("col2im",), *few_channels)
@@ -192,7 +195,7 @@ def _round_to_tf32(a: np.ndarray) -> np.ndarray:
 
 
 def _tensor_cores() -> Iterator[Check]:
-    a, b = _values(0, 260, 70), _values(1, 70, 500)  # large enough for a tile that they can do
+    a, b = _values(0, 520, 70), _values(1, 70, 500)  # large enough for a tile that they can do
     exact = [_round_to_tf32(a), _round_to_tf32(b)]
 
     def product(to: Any) -> Array:
@@ -218,7 +221,7 @@ def _activations() -> Iterator[Check]:
         x, g, bias = _values(0, *shape), _values(1, *shape), _values(2, shape[1])
         yield _contract("bias_act", act, ("bias_act",), x, bias, act, 0.2)
         y = reference.bias_act(x, bias, act, 0.2).astype(np.float32)
-        kernels = ("bias_act_backward", *(["reduce_slices"] if shape == _MORE else []))
+        kernels = ("bias_act_backward", *(["pack"] if shape == _MORE else []))
         yield _contract("bias_act_backward", act, kernels, g, y, act, 0.2, floor=8.0)
 
 
