@@ -1,0 +1,500 @@
+"""Winograd's minimal filtering for convolutions of 4 × 4 taps and stride 2, as GANs have them.
+
+Along one axis, with the even and the odd pixels of x apart ("space to depth", a parity e), such a
+convolution is a sum of two of stride 1 and two taps:
+
+    y[p] = Σ_e Σ_a d[p + a] · w[a],   d[i] = x[2i + e - pad],   w[a] = w[2a + e],   a = 0, 1
+
+The same holds of its transpose, of which each parity of gx is a convolution of g by two taps. To
+make m outputs of such taps takes 2m multiplications, yet m + 1 are enough: F(m, 2) evaluates both
+d and w at the points 0, 1, ∞, and -1 for m = 3, multiplies there, and interpolates:
+
+    y = Aᵀ (G w ⊙ Bᵀ d)        on both axes   Y = Aᵀ (Σ_channels G w Gᵀ ⊙ Bᵀ d B) A
+    gradient by w:   gw = Gᵀ (Σ_tiles A g Aᵀ ⊙ Bᵀ d B) G
+
+With 2 × 2 outputs a tile, 9 multiplications do the work of 16, with 3 × 3 the work of 36 takes 16.
+The points of a tile of two are among those of three, so both kinds share the filters' transforms,
+and every length from two on is a sum of twos and threes. The matrices hold 0, ±1 and ½, so that a
+result is as near as that of the plain sum; larger tiles would be faster and less exact.
+
+For each point there is one matrix product, over all tiles that have it, with rows that hold all
+channels of both parities. What is between, `rows`, is one row a tile and point, point by point.
+
+Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from minigan.kernels import cpu
+from minigan.kernels.gemm import _address, _bias_act, _outer, _pad, _product, _transpose
+from minigan.kernels.jobs import job
+from minigan.kernels.reference import Pads, Pair
+from minigan.kernels.tiles import LANES, ROWS, _Emitter, _vector, _word
+
+Array = Any
+Matrix = Sequence[Sequence[float]]
+
+# At the points 0, 1, ∞ and -1, for tiles of two and of three outputs.
+B_TURNED = (
+    ((1, -1, 0), (0, 1, 0), (0, -1, 1)),
+    ((1, 0, -1, 0), (0, 0.5, 0.5, 0), (0, -1, 0, 1), (0, -0.5, 0.5, 0)),
+)
+A = ((1, 0), (1, 1), (0, 1)), ((1, 0, 0), (1, 1, 1), (0, 0, 1), (1, -1, 1))
+G = ((1, 0), (1, 1), (0, 1)), ((1, 0), (1, 1), (0, 1), (1, -1))
+POINTS = 4  # of an axis, at most
+
+
+def _turned(m: Matrix) -> Matrix:
+    return tuple(zip(*m, strict=True))
+
+
+# -------------------------------------------------------------------------------- the transforms
+
+
+def _sums(builder: Any, matrix: Matrix, vectors: Sequence[Any]) -> list[Any]:
+    """matrix · vectors"""
+    sums = []
+    for line in matrix:
+        total = None
+        for factor, vector in zip(line, vectors, strict=True):
+            if factor:
+                if factor != 1:
+                    vector = builder.fmul(vector, ir.Constant(_vector, [float(factor)] * LANES))
+                total = vector if total is None else builder.fadd(total, vector)
+        sums.append(total)
+    return sums
+
+
+def _transform(left: Matrix, right: Matrix, to_points: bool) -> Any:
+    """The transform of one tile: y = left · x · rightᵀ, x and y matrices of blocks of floats."""
+
+    @intrinsic
+    def apply(_: Any, x: Any, down: Any, across: Any, rows: Any, pitch: Any, places: Any,
+              length: Any) -> Any:  # fmt: skip
+        """to_points: x is at the address `x`, its blocks `down` and `across` apart, and block (i,j)
+        of y is row places[i,j] of `rows`, rows that are `pitch` long.   Else from rows to `x`.
+
+        length: of a block, in whole vectors.   x, rows, places: addresses.
+        """
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            x, down, across, rows, pitch, places, length = arguments
+            e = _Emitter(builder, 0, 0)
+
+            def on_grid(i: int, j: int) -> Any:
+                shift = builder.add(builder.mul(down, _word(i)), builder.mul(across, _word(j)))
+                return e.at(x, shift)
+
+            def in_rows(i: int, j: int) -> Any:
+                place = e.word(places, _word(i * POINTS + j))
+                return e.at(rows, builder.mul(place, pitch))
+
+            of, to = (on_grid, in_rows) if to_points else (in_rows, on_grid)
+            high, wide = range(len(left[0])), range(len(right[0]))
+            sources = [[of(i, j) for j in wide] for i in high]
+            targets = [[to(i, j) for j in range(len(right))] for i in range(len(left))]
+            with e.loop(builder.sdiv(length, _word(LANES))) as i:
+                at = builder.mul(i, _word(LANES))
+                blocks = [[e.load(_vector, e.at(s, at)) for s in line] for line in sources]
+                columns = [_sums(builder, left, column) for column in _turned(blocks)]
+                for line, values in zip(targets, _turned(columns), strict=True):
+                    for target, value in zip(line, _sums(builder, right, values), strict=True):
+                        pointer = builder.inttoptr(e.at(target, at), _vector.as_pointer())
+                        builder.store(value, pointer).align = 4
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 7), generate
+
+    return apply
+
+
+def _by_size(matrices: Sequence[Matrix], to_points: bool) -> Any:
+    """The transform of a tile of m × n outputs, m and n two or three."""
+    f22, f23, f32, f33 = (_transform(m, n, to_points) for m in matrices for n in matrices)
+
+    @numba.njit
+    def apply(m, n, x, down, across, rows, pitch, places, length):  # type: ignore[no-untyped-def]
+        if m == 2:
+            if n == 2:
+                f22(x, down, across, rows, pitch, places, length)
+            else:
+                f23(x, down, across, rows, pitch, places, length)
+        elif n == 2:
+            f32(x, down, across, rows, pitch, places, length)
+        else:
+            f33(x, down, across, rows, pitch, places, length)
+
+    return apply
+
+
+_input = _by_size(B_TURNED, True)  # Bᵀ d B
+_output = _by_size([_turned(a) for a in A], False)  # Aᵀ M A
+_output_gradient = _by_size(A, True)  # A g Aᵀ
+_filter = _by_size(G, True)  # G w Gᵀ
+_filter_gradient = _by_size([_turned(g) for g in G], False)  # Gᵀ U G
+
+
+# ------------------------------------------------------------------------------------------ tiles
+# `grid` are the tiles of an image: p q, the outputs of an axis, and how many of its tiles have
+# three of them: threes_p threes_q. Those come first. Points are numbered as in a 4 × 4 matrix.
+
+
+@numba.njit(inline="always")
+def _tiles(outputs, threes):  # type: ignore[no-untyped-def]
+    return (outputs - threes) // 2
+
+
+@numba.njit(inline="always")
+def _begin(tile, threes):  # type: ignore[no-untyped-def]
+    """(the tile's first output, how many it has)"""
+    return 2 * tile + min(tile, threes), 3 if tile < threes else 2
+
+
+@numba.njit
+def _counts(grid, point):  # type: ignore[no-untyped-def]
+    """How many tiles along each axis have this point."""
+    p, q, threes_p, threes_q = grid
+    high = threes_p if point // POINTS == 3 else _tiles(p, threes_p)
+    wide = threes_q if point % POINTS == 3 else _tiles(q, threes_q)
+    return high, wide
+
+
+@numba.njit
+def _starts(grid, images, starts):  # type: ignore[no-untyped-def]
+    """starts[point]: its first row; starts[16]: the number of rows"""
+    starts[0] = 0
+    for point in range(POINTS * POINTS):
+        high, wide = _counts(grid, point)
+        starts[point + 1] = starts[point] + images * high * wide
+
+
+@numba.njit
+def _places(grid, starts, n, i, j, places):  # type: ignore[no-untyped-def]
+    """places[point]: the row of tile (i,j) of image n"""
+    for point in range(POINTS * POINTS):
+        high, wide = _counts(grid, point)
+        places[point] = starts[point] + (n * high + i) * wide + j
+
+
+@numba.njit
+def _inputs(area, start, geometry, grid, images, starts, places, rows):  # type: ignore[no-untyped-def]
+    """rows = Bᵀ d B of the padded images in `area`, of which the tiles begin `start` floats in"""
+    _, _, c, _, _, high, wide, step, _, _, _ = geometry
+    p, q, threes_p, threes_q = grid
+    line, depth = wide * c, step * step * c
+    for n in range(images):
+        for i in range(_tiles(p, threes_p)):
+            y, m = _begin(i, threes_p)
+            for j in range(_tiles(q, threes_q)):
+                x, o = _begin(j, threes_q)
+                _places(grid, starts, n, i, j, places)
+                at = start + ((n * high + step * y) * wide + step * x) * c
+                for e in range(step):
+                    _input(
+                        m, o, _address(area, at + e * line), step * line, step * c,
+                        rows + 4 * e * step * c, depth, _address(places, 0), step * c
+                    )  # fmt: skip
+
+
+@numba.njit(inline="always")
+def _outputs(transform, y, start, k, geometry, grid, images, starts, places, rows):  # type: ignore[no-untyped-def]
+    """Between the tiles of y, of which the first image's begin with pixel `start`, and rows."""
+    _, _, _, _, _, _, _, _, step, wide, pixels = geometry
+    p, q, threes_p, threes_q = grid
+    for n in range(images):
+        for i in range(_tiles(p, threes_p)):
+            line, m = _begin(i, threes_p)
+            for j in range(_tiles(q, threes_q)):
+                column, o = _begin(j, threes_q)
+                _places(grid, starts, n, i, j, places)
+                pixel = start + n * pixels + (line * wide + column) * step
+                transform(
+                    m, o, y + 4 * pixel * k, step * wide * k, step * k, rows, k,
+                    _address(places, 0), k
+                )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------- jobs
+# `geometry` of a pass: the image that is read, its frame of zeros (above and left of it, and the
+# size with it), `step`, its pixels from one d to the next; and of the image that is written (or is
+# g) the pixels between outputs, its width and all its pixels:
+#   h w c   top left high wide   step   out_step out_wide out_pixels
+# `plan` has a line for each convolution of two taps: the grid, the tiles' start in the frame in
+# floats, and the pixel of the first output.
+
+_PLACES, _STARTS = 0, POINTS * POINTS  # in a row of `table`; the addresses of rows are behind them
+SPARE = 3 * POINTS * POINTS
+
+
+@job("v v i i i i m t")
+def winograd_filters(w, u, c, k, turned, points_q, area, table, first, last, part):  # type: ignore[no-untyped-def]
+    """u = G w Gᵀ, as panels of LANES columns, those numbered first .. last of each point
+
+    conv2d's:   u[point][panel of K][e, f, c]
+    turned, for conv2d_dgrad:   u[e, f][point][panel of C][k]
+    """
+    places, area = table[part], area[part]
+    points_p = len(u) // (c * k * 4 * points_q)
+    width, depth = (c // LANES, k) if turned else (k // LANES, 4 * c)
+    block = width * depth * LANES
+    for i in range(points_p):
+        for j in range(points_q):
+            places[i * POINTS + j] = (i * points_q + j) * block
+    inner, step, lane_step = (k, 16 * c, 16) if turned else (c, 16, 16 * c)
+    for panel in range(first, last):
+        for i in range(inner):
+            _transpose(
+                w, panel * LANES * lane_step + i * step, lane_step, LANES, 16, area, 0, LANES
+            )
+            for e in range(2):
+                for f in range(2):
+                    tap, sign = ((2 + e) * 4 + 2 + f, -2) if turned else (e * 4 + f, 2)
+                    to = (panel * depth + i) * LANES
+                    to += (e * 2 + f) * (points_p * points_q * block if turned else c * LANES)
+                    _filter(
+                        points_p - 1, points_q - 1, _address(area, tap * LANES), sign * 4 * LANES,
+                        sign * LANES, _address(u, to), 1, _address(places, 0), LANES
+                    )  # fmt: skip
+
+
+@job("v v m v i i f i i m t t g")
+def winograd(  # type: ignore[no-untyped-def]
+    x,
+    u,
+    y,
+    bias,
+    finish,
+    act,
+    slope,
+    piece,
+    points_q,
+    area,
+    table,
+    plan,
+    numbers,
+    first,
+    last,
+    part,
+):  # type: ignore[no-untyped-def]
+    """y = act(the convolutions of `plan` + bias), of the images first .. last
+
+    u: of winograd_filters, one set for each line of the plan.   piece: images at a time.
+    """
+    geometry = numbers[:11]
+    h, w, c, top, left, high, wide, step, _, _, out_pixels = geometry
+    k, depth = y.shape[1], step * step * c
+    frame = piece * high * wide * c
+    area, table = area[part], table[part]
+    places, starts = table[_PLACES:], table[_STARTS:]
+    half = (len(table) - SPARE) // 2
+    of, to = table[SPARE : SPARE + half], table[SPARE + half :]
+    block = depth * k
+    for n0 in range(first, last, piece):
+        n1 = min(n0 + piece, last)
+        _pad(x, area, n0, n1, h, w, c, top, left, high - top - h, wide - left - w)
+        for i in range(len(plan)):
+            grid = plan[i, 0], plan[i, 1], plan[i, 2], plan[i, 3]
+            _starts(grid, n1 - n0, starts)
+            d = _address(area, frame)
+            m = d + 4 * starts[POINTS * POINTS] * depth
+            _inputs(area, plan[i, 4], geometry, grid, n1 - n0, starts, places, d)
+            filters = u[i * (len(u) // len(plan)) :]
+            for point in range(POINTS * POINTS):
+                count = starts[point + 1] - starts[point]
+                for row in range(count):
+                    of[row] = d + 4 * (starts[point] + row) * depth
+                    to[row] = m + 4 * (starts[point] + row) * k
+                if count:
+                    panels = filters[(point // POINTS * points_q + point % POINTS) * block :]
+                    _product(of, count, 1, 0, depth, panels, depth, LANES, k, to)
+            start = n0 * out_pixels + plan[i, 5]
+            _outputs(_output, y.ctypes.data, start, k, geometry, grid, n1 - n0, starts, places, m)
+        if finish:
+            _bias_act(y, bias, act, slope, n0 * out_pixels, n1 * out_pixels)
+
+
+@job("v v v i i i m t t g i")
+def winograd_wgrad(  # type: ignore[no-untyped-def]
+    x, g, sums, parts, piece, points_q, area, table, plan, numbers, k, first, last, part
+):
+    """sums[part, point, k, (e,f,c)] = Σ_tile A g Aᵀ · Bᵀ d B   over the images first .. last"""
+    geometry = numbers[:11]
+    h, w, c, top, left, high, wide, _, _, _, out_pixels = geometry
+    depth = 4 * c
+    grid = plan[0, 0], plan[0, 1], plan[0, 2], plan[0, 3]
+    area, table = area[part], table[part]
+    size = len(sums) // parts
+    places, starts, of = table[_PLACES:], table[_STARTS:], table[SPARE:]
+    sums = sums[part * size :]
+    more = 0
+    for n0 in range(first, last, piece):
+        n1 = min(n0 + piece, last)
+        _pad(x, area, n0, n1, h, w, c, top, left, high - top - h, wide - left - w)
+        _starts(grid, n1 - n0, starts)
+        rows = starts[POINTS * POINTS]
+        d = _address(area, piece * high * wide * c)
+        a = d + 4 * rows * depth
+        _inputs(area, 0, geometry, grid, n1 - n0, starts, places, d)
+        start = n0 * out_pixels
+        _outputs(
+            _output_gradient, g.ctypes.data, start, k, geometry, grid, n1 - n0, starts, places, a
+        )
+        for row in range(rows):
+            of[row] = d + 4 * row * depth
+        for point in range(POINTS * POINTS):
+            count = starts[point + 1] - starts[point]
+            if count:
+                at = (point // POINTS * points_q + point % POINTS) * k * depth
+                _outer(
+                    a + 4 * starts[point] * k, k, k, _address(of, starts[point]), 0, depth, count,
+                    _address(sums, at), depth, more
+                )  # fmt: skip
+        more = 1
+
+
+@job("v v i i i i m t")
+def winograd_gradient(sums, gw, parts, c, k, points_q, area, table, first, last, part):  # type: ignore[no-untyped-def]
+    """gw = Gᵀ (Σ_part sums) G, filters first .. last.   gw (K,C,4,4), flat"""
+    places, area = table[part], area[part]
+    size = len(sums) // parts
+    points_p = size // (4 * c * k * points_q)
+    for i in range(points_p):
+        for j in range(points_q):
+            places[i * POINTS + j] = (i * points_q + j) * k
+    for i in range(first, last):
+        for other in range(1, parts):
+            for point in range(points_p * points_q):
+                at = (point * k + i) * 4 * c
+                to, more = sums[at:], sums[other * size + at :]
+                for j in range(4 * c):
+                    to[j] += more[j]
+        for e in range(2):
+            for f in range(2):
+                _filter_gradient(
+                    points_p - 1, points_q - 1, _address(area, (e * 4 + f) * c), 8 * c, 2 * c,
+                    _address(sums, (i * 4 + e * 2 + f) * c), 4 * c, _address(places, 0), c
+                )  # fmt: skip
+        _transpose(area, 0, c, 16, c, gw, i * c * 16, 16)
+
+
+# -------------------------------------------------------------------------------------- the passes
+
+_PIECE_TILES = 128  # at a time: fewer, and filters or sums come from memory too often
+
+
+def _threes(outputs: int) -> int:
+    """Tiles of three among those of an axis, as many as there can be if the others have two."""
+    return outputs - 2 * -(-outputs // 3)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """The arguments of a job: see `geometry` and `plan` above."""
+
+    geometry: tuple[int, ...]
+    plan: Array
+    outputs: int  # channels
+
+    @property
+    def points(self) -> tuple[int, int]:
+        three_p, three_q = self.plan[:, 2:4].any(axis=0)
+        return 3 + int(three_p), 3 + int(three_q)
+
+    def piece(self, n: int) -> int:
+        """How many images to take at a time."""
+        p, q, threes_p, threes_q = self.plan[0, :4].tolist()
+        return max(1, min(n, -(-_PIECE_TILES // ((p - threes_p) * (q - threes_q) // 4))))
+
+    def space(self, shards: int, piece: int) -> tuple[Array, Array]:
+        _, _, c, _, _, high, wide, step, *_ = self.geometry
+        tiles = (self.plan[:, :2] - self.plan[:, 2:4]) // 2
+        rows = piece * int((tiles + self.plan[:, :2]).prod(axis=1).max())
+        floats = piece * high * wide * c + rows * (step * step * c + self.outputs)
+        return cpu._space(shards, floats, SPARE + 2 * (rows + ROWS))
+
+
+def _forward(size: Pair, c: int, out: Pair, k: int, pads: Pads) -> _Pass:
+    (h, w), (p, q), ((top, _), (left, _)) = size, out, pads
+    high, wide = max(top + h, 2 * p + 2), max(left + w, 2 * q + 2)
+    geometry = h, w, c, top, left, high, wide, 2, 1, q, p * q, 0, 0
+    return _Pass(geometry, np.array([[p, q, _threes(p), _threes(q), 0, 0]]), k)
+
+
+def _backward(size: Pair, c: int, out: Pair, k: int, pads: Pads) -> _Pass:
+    """Pixel h = 2i + e - pad of an axis is Σ_a g[i - 1 + a] · w[2(1 - a) + e]."""
+    axes = []
+    for h, p, (pad, _) in zip(size, out, pads, strict=True):
+        first = [(pad - e + 1) // 2 for e in range(2)]  # i
+        begin = [2 * i + e - pad for e, i in enumerate(first)]  # h
+        count = [(h - at + 1) // 2 for at in begin]
+        before = max(0, 1 - min(first))
+        start = [before + i - 1 for i in first]
+        length = max(before + p, *(s + n + 1 for s, n in zip(start, count, strict=True)))
+        axes.append((before, length, list(zip(count, start, begin, strict=True))))
+    (top, high, rows), (left, wide, columns) = axes
+    plan = [
+        (m, n, _threes(m), _threes(n), (y * wide + x) * k, i * size[1] + j)
+        for m, y, i in rows for n, x, j in columns
+    ]  # fmt: skip
+    geometry = *out, k, top, left, high, wide, 1, 2, size[1], prod(size), 0, 0
+    return _Pass(geometry, np.array(plan), c)
+
+
+def _filters(w: Array, points: tuple[int, int], turned: bool) -> Array:
+    k, c = w.shape[:2]
+    u = np.empty(prod(points) * 4 * c * k, np.float32)
+    parts = (c if turned else k) // LANES
+    space = cpu._space(cpu._shards(parts, u.size), 16 * LANES, SPARE)
+    arguments = cpu._dense(w).reshape(-1), u, c, k, int(turned), points[1], *space
+    cpu._share(winograd_filters, arguments, parts, u.size)
+    return u
+
+
+def convolve(
+    x: Array, w: Array, out: Pair, pads: Pads, turned: bool, work: int, ending: tuple[Any, ...]
+) -> Array:
+    """conv2d of x to `out` pixels or, turned, conv2d_dgrad of x = g: rows of pixels (M,K) or (M,C)
+
+    ending: see cpu._ending.
+    """
+    (n, _, *size), (k, c) = x.shape, w.shape[:2]
+    here = size[0], size[1]
+    of = _backward(out, c, here, k, pads) if turned else _forward(here, c, out, k, pads)
+    u = _filters(w, of.points, turned)
+    y = np.empty((n * prod(out), of.outputs), np.float32)
+    shards = cpu._shards(n, work)
+    piece = of.piece(-(-n // shards))
+    arguments = (
+        cpu._rows(x).reshape(-1), u, y, *ending, piece, of.points[1], *of.space(shards, piece),
+        of.plan, of.geometry,
+    )  # fmt: skip
+    cpu._share(winograd, arguments, n, work)
+    return y
+
+
+def wgrad(x: Array, g: Array, pads: Pads, work: int) -> Array:
+    (n, c, *size), (_, k, *out) = x.shape, g.shape
+    of = _forward((size[0], size[1]), c, (out[0], out[1]), k, pads)
+    shards, q = cpu._shards(n, work), of.points[1]
+    piece = of.piece(-(-n // shards))
+    sums = np.empty(shards * prod(of.points) * 4 * c * k, np.float32)
+    arguments = (
+        cpu._rows(x).reshape(-1), cpu._rows(g).reshape(-1), sums, shards, piece, q,
+        *of.space(shards, piece), of.plan, of.geometry, k,
+    )  # fmt: skip
+    cpu._share(winograd_wgrad, arguments, n, work)
+    gw = np.empty((k, c, 4, 4), np.float32)
+    space = cpu._space(cpu._shards(k, sums.size), 16 * c, SPARE)
+    cpu._share(winograd_gradient, (sums, gw.reshape(-1), shards, c, k, q, *space), k, sums.size)
+    return gw
