@@ -42,6 +42,7 @@ Array = Any
 _LEAST = 1 << 14
 _PRODUCTS = 16
 
+_WINOGRAD_TILES = 128  # in a batch, that transforming the filters be worth it
 _PIECE_ROWS = 256  # of patches at a time: what they and the filters take fits the second cache
 
 
@@ -49,7 +50,8 @@ _PIECE_ROWS = 256  # of patches at a time: what they and the filters take fits t
 
 _loops: Any = None  # the module of compiled loops, once it is needed; False if there is none
 _gemm: Any = None  # those of products
-_conv: Any = None  # and convolutions
+_conv: Any = None  # convolutions
+_winograd: Any = None  # and those with fewer multiplications
 
 
 def warm_up(progress: Callable[[int, int], None] | None = None) -> bool:
@@ -58,14 +60,14 @@ def warm_up(progress: Callable[[int, int], None] | None = None) -> bool:
     progress: called with (loops that are ready, loops in all) after each. Compiling all takes
     seconds. Without this call it happens when the first kernel runs.
     """
-    global _loops, _gemm, _conv
+    global _loops, _gemm, _conv, _winograd
     if _loops is None:
         try:
-            from minigan.kernels import compiled, convolution, gemm, jobs
+            from minigan.kernels import compiled, convolution, gemm, jobs, winograd
 
             jobs.prepare(progress)
             _keep_pages()
-            _loops, _gemm, _conv = compiled, gemm, convolution
+            _loops, _gemm, _conv, _winograd = compiled, gemm, convolution, winograd
         except Exception as error:
             _loops = False
             warnings.warn(
@@ -250,6 +252,15 @@ class _Geometry:
         by_columns = self.pixels * (self.filters * _whole(self.depth) + 8 * self.depth)
         return by_phases < by_columns
 
+    def winograd(self) -> bool:
+        """Whether Winograd's filtering applies (whole vectors of channels, two outputs of a parity
+        and axis at least) and is faster: see winograd.py."""
+        shape = self.taps, self.stride, self.dilation
+        whole = self.channels % _gemm.LANES == self.filters % _gemm.LANES == 0
+        large = min(self.size) >= 4 and min(self.out) >= 2
+        enough = self.n * prod(-(-p // 3) for p in self.out) >= _WINOGRAD_TILES
+        return shape == ((4, 4), (2, 2), (1, 1)) and whole and large and enough
+
 
 def _whole(columns: int) -> int:
     """Columns in whole vectors."""
@@ -305,6 +316,11 @@ def conv2d(
     n, c, *size = x.shape
     k, _, r, s = w.shape
     geometry = _Geometry(n, (size[0], size[1]), c, (r, s), stride, pad, dilation, k)
+    if geometry.winograd():
+        ending = _ending(k, bias, act, slope)
+        y = _winograd.convolve(x, w, geometry.out, pad, False, geometry.work, ending)
+        _finish(y, act)
+        return _images(y, (n, k, *geometry.out))
     pixels, numbers, how = geometry.pixels, geometry.numbers(), geometry.how()
     images = _channels_last(x).reshape(-1)
     flat = _dense(w).reshape(-1)
@@ -331,6 +347,11 @@ def conv2d_dgrad(
     n, k = g.shape[:2]
     _, c, r, s = w.shape
     geometry = _Geometry(n, size, c, (r, s), stride, pad, dilation, k)
+    if geometry.winograd():
+        ending = _ending(c, bias, act, slope)
+        gx = _winograd.convolve(g, w, size, pad, True, geometry.work, ending)
+        _finish(gx, act)
+        return _images(gx, (n, c, *size))
     numbers, image, pixels = geometry.numbers(), prod(size), geometry.pixels
     flat = _rows(g).reshape(-1)
     gx = np.empty((n * image, c), np.float32)
@@ -366,6 +387,8 @@ def conv2d_wgrad(
     n, c, *size = x.shape
     k = g.shape[1]
     geometry = _Geometry(n, (size[0], size[1]), c, taps, stride, pad, dilation, k)
+    if geometry.winograd():
+        return _winograd.wgrad(x, g, pad, geometry.work)
     pixels, numbers, how = geometry.pixels, geometry.numbers(), geometry.how(whole_vectors=True)
     images, flat = _channels_last(x).reshape(-1), _rows(g).reshape(-1)
     runs = 1 if how == _conv.LAID_OUT else taps[0]
