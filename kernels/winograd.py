@@ -228,8 +228,8 @@ def _outputs(transform, y, start, k, geometry, grid, images, starts, places, row
 # ------------------------------------------------------------------------------------------- jobs
 # `geometry` of a pass: the image that is read, its frame of zeros (above and left of it, and the
 # size with it), `step`, its pixels from one d to the next; and of the image that is written (or is
-# g) the pixels between outputs, its width and all its pixels:
-#   h w c   top left high wide   step   out_step out_wide out_pixels
+# g) the pixels between outputs, its width and all its pixels; the points of each axis:
+#   h w c   top left high wide   step   out_step out_wide out_pixels   points_p points_q
 # `plan` has a line for each convolution of two taps: the grid, the tiles' start in the frame in
 # floats, and the pixel of the first output.
 
@@ -268,7 +268,7 @@ def winograd_filters(w, u, c, k, turned, points_q, area, table, first, last, par
                     )  # fmt: skip
 
 
-@job("v v m v i i f i i m t t g")
+@job("v v m v i i f i m t t g")
 def winograd(  # type: ignore[no-untyped-def]
     x,
     u,
@@ -278,7 +278,6 @@ def winograd(  # type: ignore[no-untyped-def]
     act,
     slope,
     piece,
-    points_q,
     area,
     table,
     plan,
@@ -291,7 +290,7 @@ def winograd(  # type: ignore[no-untyped-def]
 
     u: of winograd_filters, one set for each line of the plan.   piece: images at a time.
     """
-    geometry = numbers[:11]
+    geometry, points_q = numbers[:11], numbers[12]
     h, w, c, top, left, high, wide, step, _, _, out_pixels = geometry
     k, depth = y.shape[1], step * step * c
     frame = piece * high * wide * c
@@ -324,19 +323,21 @@ def winograd(  # type: ignore[no-untyped-def]
             _bias_act(y, bias, act, slope, n0 * out_pixels, n1 * out_pixels)
 
 
-@job("v v v i i i m t t g i")
+@job("v v i m t t g i")
 def winograd_wgrad(  # type: ignore[no-untyped-def]
-    x, g, sums, parts, piece, points_q, area, table, plan, numbers, k, first, last, part
+    x, g, piece, area, table, plan, numbers, k, first, last, part
 ):
-    """sums[part, point, k, (e,f,c)] = Σ_tile A g Aᵀ · Bᵀ d B   over the images first .. last"""
-    geometry = numbers[:11]
+    """sums[point, k, (e,f,c)] = Σ_tile A g Aᵀ · Bᵀ d B   over the images first .. last
+
+    sums: where `area` begins.
+    """
+    geometry, points_p, points_q = numbers[:11], numbers[11], numbers[12]
     h, w, c, top, left, high, wide, _, _, _, out_pixels = geometry
     depth = 4 * c
     grid = plan[0, 0], plan[0, 1], plan[0, 2], plan[0, 3]
     area, table = area[part], table[part]
-    size = len(sums) // parts
     places, starts, of = table[_PLACES:], table[_STARTS:], table[SPARE:]
-    sums = sums[part * size :]
+    sums, area = area, area[points_p * points_q * depth * k :]
     more = 0
     for n0 in range(first, last, piece):
         n1 = min(n0 + piece, last)
@@ -363,12 +364,14 @@ def winograd_wgrad(  # type: ignore[no-untyped-def]
         more = 1
 
 
-@job("v v i i i i m t")
-def winograd_gradient(sums, gw, parts, c, k, points_q, area, table, first, last, part):  # type: ignore[no-untyped-def]
-    """gw = Gᵀ (Σ_part sums) G, filters first .. last.   gw (K,C,4,4), flat"""
-    places, area = table[part], area[part]
-    size = len(sums) // parts
-    points_p = size // (4 * c * k * points_q)
+@job("m v i i i i i t")
+def winograd_gradient(area, gw, parts, c, k, points_p, points_q, table, first, last, part):  # type: ignore[no-untyped-def]
+    """gw = Gᵀ (Σ_part sums) G, filters first .. last.   gw (K,C,4,4), flat
+
+    area: as winograd_wgrad left it.
+    """
+    places, shards, sums = table[part], area, area[0]
+    area = area[part, points_p * points_q * 4 * c * k :]
     for i in range(points_p):
         for j in range(points_q):
             places[i * POINTS + j] = (i * points_q + j) * k
@@ -376,7 +379,7 @@ def winograd_gradient(sums, gw, parts, c, k, points_q, area, table, first, last,
         for other in range(1, parts):
             for point in range(points_p * points_q):
                 at = (point * k + i) * 4 * c
-                to, more = sums[at:], sums[other * size + at :]
+                to, more = sums[at:], shards[other, at:]
                 for j in range(4 * c):
                     to[j] += more[j]
         for e in range(2):
@@ -389,8 +392,6 @@ def winograd_gradient(sums, gw, parts, c, k, points_q, area, table, first, last,
 
 
 # -------------------------------------------------------------------------------------- the passes
-
-_PIECE_TILES = 128  # at a time: fewer, and filters or sums come from memory too often
 
 
 def _threes(outputs: int) -> int:
@@ -411,23 +412,42 @@ class _Pass:
         three_p, three_q = self.plan[:, 2:4].any(axis=0)
         return 3 + int(three_p), 3 + int(three_q)
 
-    def piece(self, n: int) -> int:
-        """How many images to take at a time."""
-        p, q, threes_p, threes_q = self.plan[0, :4].tolist()
-        return max(1, min(n, -(-_PIECE_TILES // ((p - threes_p) * (q - threes_q) // 4))))
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        return *self.geometry, *self.points
 
-    def space(self, shards: int, piece: int) -> tuple[Array, Array]:
-        _, _, c, _, _, high, wide, step, *_ = self.geometry
+    @property
+    def rows(self) -> int:
+        """Of an image: each of its tiles has one for each of its points."""
         tiles = (self.plan[:, :2] - self.plan[:, 2:4]) // 2
-        rows = piece * int((tiles + self.plan[:, :2]).prod(axis=1).max())
-        floats = piece * high * wide * c + rows * (step * step * c + self.outputs)
-        return cpu._space(shards, floats, SPARE + 2 * (rows + ROWS))
+        return int((tiles + self.plan[:, :2]).prod(axis=1).max())
+
+    @property
+    def depth(self) -> int:
+        """Floats of a row of inputs."""
+        return self.geometry[7] ** 2 * self.geometry[2]
+
+    @property
+    def filters(self) -> int:
+        """Floats of the transformed filters of a line of the plan."""
+        return prod(self.points) * self.depth * self.outputs
+
+    def piece(self, images: int) -> int:
+        """How many images to take at a time: so many that their rows and the filters, or the sums
+        of wgrad, which a piece must fetch, are about as large."""
+        floats = images * self.rows * (self.depth + self.outputs)
+        return -(-images // max(1, round(floats / self.filters)))
+
+    def space(self, shards: int, piece: int, more: int = 0) -> tuple[Array, Array]:
+        _, _, c, _, _, high, wide, *_ = self.geometry
+        floats = more + piece * (high * wide * c + self.rows * (self.depth + self.outputs))
+        return cpu._space(shards, floats, SPARE + 2 * (piece * self.rows + ROWS))
 
 
 def _forward(size: Pair, c: int, out: Pair, k: int, pads: Pads) -> _Pass:
     (h, w), (p, q), ((top, _), (left, _)) = size, out, pads
     high, wide = max(top + h, 2 * p + 2), max(left + w, 2 * q + 2)
-    geometry = h, w, c, top, left, high, wide, 2, 1, q, p * q, 0, 0
+    geometry = h, w, c, top, left, high, wide, 2, 1, q, p * q
     return _Pass(geometry, np.array([[p, q, _threes(p), _threes(q), 0, 0]]), k)
 
 
@@ -447,7 +467,7 @@ def _backward(size: Pair, c: int, out: Pair, k: int, pads: Pads) -> _Pass:
         (m, n, _threes(m), _threes(n), (y * wide + x) * k, i * size[1] + j)
         for m, y, i in rows for n, x, j in columns
     ]  # fmt: skip
-    geometry = *out, k, top, left, high, wide, 1, 2, size[1], prod(size), 0, 0
+    geometry = *out, k, top, left, high, wide, 1, 2, size[1], prod(size)
     return _Pass(geometry, np.array(plan), c)
 
 
@@ -475,10 +495,8 @@ def convolve(
     y = np.empty((n * prod(out), of.outputs), np.float32)
     shards = cpu._shards(n, work)
     piece = of.piece(-(-n // shards))
-    arguments = (
-        cpu._rows(x).reshape(-1), u, y, *ending, piece, of.points[1], *of.space(shards, piece),
-        of.plan, of.geometry,
-    )  # fmt: skip
+    space = of.space(shards, piece)
+    arguments = cpu._rows(x).reshape(-1), u, y, *ending, piece, *space, of.plan, of.numbers
     cpu._share(winograd, arguments, n, work)
     return y
 
@@ -486,15 +504,11 @@ def convolve(
 def wgrad(x: Array, g: Array, pads: Pads, work: int) -> Array:
     (n, c, *size), (_, k, *out) = x.shape, g.shape
     of = _forward((size[0], size[1]), c, (out[0], out[1]), k, pads)
-    shards, q = cpu._shards(n, work), of.points[1]
+    sums, shards = of.filters, cpu._shards(n, work)
     piece = of.piece(-(-n // shards))
-    sums = np.empty(shards * prod(of.points) * 4 * c * k, np.float32)
-    arguments = (
-        cpu._rows(x).reshape(-1), cpu._rows(g).reshape(-1), sums, shards, piece, q,
-        *of.space(shards, piece), of.plan, of.geometry, k,
-    )  # fmt: skip
-    cpu._share(winograd_wgrad, arguments, n, work)
+    area, table = of.space(max(shards, cpu._shards(k, sums)), piece, sums)
+    images = cpu._rows(x).reshape(-1), cpu._rows(g).reshape(-1)
+    cpu._share(winograd_wgrad, (*images, piece, area, table, of.plan, of.numbers, k), n, work)
     gw = np.empty((k, c, 4, 4), np.float32)
-    space = cpu._space(cpu._shards(k, sums.size), 16 * c, SPARE)
-    cpu._share(winograd_gradient, (sums, gw.reshape(-1), shards, c, k, q, *space), k, sums.size)
+    cpu._share(winograd_gradient, (area, gw.reshape(-1), shards, c, k, *of.points, table), k, sums)
     return gw
