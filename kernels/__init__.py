@@ -111,14 +111,26 @@ def use(name: str, checks: bool = True) -> Iterator[None]:
             _load("sim").set_checks(checked)
 
 
-def warm_up(progress: Callable[[int, int], None] | None = None) -> None:
+def warm_up(
+    steps: Callable[[], None] | None = None, progress: Callable[[int, int], None] | None = None
+) -> None:
     """Make the kernels of NumPy arrays ready, which takes seconds when they were never compiled.
 
-    progress: called with (those that are ready, all of them) after each. What needs no compiling,
-    and what runs without this call, is ready at once or when first used.
+    steps: does what will need them; it is called with nothing computed inside. By default all are
+    made ready.   progress: called with (those that are ready, all of them) after each.
+    What needs no compiling, and what runs without this call, is ready at once or when first used.
     """
-    if _host == "cpu":
-        _load("cpu").warm_up(progress)
+    if _host != "cpu":
+        return
+    cpu = _load("cpu")
+    if steps is None or not cpu.load():
+        cpu.warm_up(None, progress)
+        return
+    from minigan.kernels import threads
+
+    with threads.planning() as needed, np.errstate(all="ignore"):
+        steps()
+    cpu.warm_up(needed, progress)
 
 
 # ---- Products: act(product + bias[channel]), the bias optional -----------------------------------

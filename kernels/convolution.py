@@ -15,7 +15,6 @@ next reads it. Nothing here checks its arguments: cpu.py does.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from minigan.kernels.gemm import (
@@ -28,14 +27,14 @@ from minigan.kernels.gemm import (
     _product,
     _transpose,
 )
-from minigan.kernels.jobs import job
+from minigan.kernels.jobs import inner, job
 from minigan.kernels.tiles import LANES, _move
 
 # Where patches are read: in x, in a copy of it with its padding, or laid out one by one.
 IN_PLACE, PADDED, LAID_OUT = range(3)
 
 
-@numba.njit
+@inner
 def _patches(x, how, n0, n1, area, table, geometry):  # type: ignore[no-untyped-def]
     """Fill `table` with the addresses of the patches of images n0 .. n1.
 
@@ -98,7 +97,7 @@ def conv2d(
             _bias_act(y, bias, act, slope, n0 * pixels, n1 * pixels)
 
 
-@numba.njit
+@inner
 def _phase(i, taps, stride, pad):  # type: ignore[no-untyped-def]
     """The taps that pixels h ≡ i (mod stride) of a convolution's input have met: number and first,
     and the output p that the last of them belongs to, for h = i."""
@@ -174,7 +173,7 @@ def conv2d_dgrad(
             _bias_act(gx, bias, act, slope, n0 * h * w, n1 * h * w)
 
 
-@numba.njit
+@inner
 def _col2im(cols, x, images, geometry):  # type: ignore[no-untyped-def]
     """x[pixel] += cols[patch, tap] of every patch and tap that has met the pixel"""
     h, w, c, p, q, taps_r, taps_s, sh, sw, top, left, dh, dw = geometry

@@ -25,7 +25,7 @@ import ctypes
 import platform
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -54,18 +54,14 @@ _conv: Any = None  # convolutions
 _winograd: Any = None  # and those with fewer multiplications
 
 
-def warm_up(progress: Callable[[int, int], None] | None = None) -> bool:
-    """Compile the loops, or load those that an earlier run has compiled. Returns whether there are.
-
-    progress: called with (loops that are ready, loops in all) after each. Compiling all takes
-    seconds. Without this call it happens when the first kernel runs.
-    """
+def load() -> bool:
+    """Import the loops. Returns whether they work here; if not, says so once."""
     global _loops, _gemm, _conv, _winograd
     if _loops is None:
         try:
-            from minigan.kernels import compiled, convolution, gemm, jobs, winograd
+            from minigan.kernels import compiled, convolution, gemm, winograd
 
-            jobs.prepare(progress)
+            compiled.column_sums.compile()  # a small one, to see
             _keep_pages()
             _loops, _gemm, _conv, _winograd = compiled, gemm, convolution, winograd
         except Exception as error:
@@ -76,6 +72,25 @@ def warm_up(progress: Callable[[int, int], None] | None = None) -> bool:
                 stacklevel=2,
             )
     return _loops is not False
+
+
+def warm_up(
+    needed: Iterable[Any] | None = None, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Compile jobs, or load what an earlier run left of them; else that happens at their first use.
+
+    needed: those that `threads.planning` has listed; by default all.
+    progress: called with (jobs that are ready, jobs in all) after each.
+    """
+    if not load():
+        return
+    from minigan.kernels import jobs
+
+    listed = jobs.every() if needed is None else list(dict.fromkeys(needed))
+    for i, job in enumerate(listed):
+        job.compile()
+        if progress is not None:
+            progress(i + 1, len(listed))
 
 
 def _keep_pages() -> None:
@@ -92,7 +107,7 @@ def _keep_pages() -> None:
 def _fast(*arrays: Array) -> bool:
     """Whether the compiled loops can work on these arrays: float32, some elements."""
     return all(a.dtype == np.float32 and a.size for a in arrays) and (
-        _loops not in (None, False) or warm_up()
+        _loops not in (None, False) or load()
     )
 
 

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from minigan.kernels.compiled import _act
-from minigan.kernels.jobs import job
+from minigan.kernels.jobs import inner, job
 from minigan.kernels.tiles import (
     LANES,
     OUTER,
@@ -38,7 +38,7 @@ def _address(a, index):  # type: ignore[no-untyped-def]
     return a.ctypes.data + index * a.itemsize
 
 
-@numba.njit
+@inner
 def _transpose(a, start, pitch, m, n, b, to, b_pitch):  # type: ignore[no-untyped-def]
     """b[to + j · b_pitch + i] = a[start + i · pitch + j],   i < m, j < n"""
     targets = np.empty(LANES, np.int64)
@@ -63,7 +63,7 @@ def transpose(a, b, m, n, first, last, part):  # type: ignore[no-untyped-def]
         _transpose(a, i * m * n, n, m, n, b, i * m * n, m)
 
 
-@numba.njit
+@inner
 def _pack(w, n, n_step, outer, outer_step, panels, starts, steps, first, last):  # type: ignore[no-untyped-def]
     """Columns of w, floats that are n_step apart, made neighbours: panels of LANES of them.
 
@@ -104,7 +104,7 @@ def pack(w, panels, n, n_step, outer, taps, first, last, part):  # type: ignore[
     _pack(w, n, n_step, outer, taps, panels, starts, steps, first, last)
 
 
-@numba.njit
+@inner
 def _pad(x, to, n0, n1, h, w, c, top, left, bottom, right):  # type: ignore[no-untyped-def]
     """to (n1-n0, top+h+bottom, left+w+right, c): images n0 .. n1 of x in a frame of zeros"""
     line = (left + w + right) * c
@@ -130,7 +130,7 @@ def _pad(x, to, n0, n1, h, w, c, top, left, bottom, right):  # type: ignore[no-u
 # ---------------------------------------------------------------------------------------- products
 
 
-@numba.njit
+@inner
 def _product(a, count, runs, stride, length, b, step, pitch, n, y):  # type: ignore[no-untyped-def]
     """y[i][0:n] = a[i] · b,   i < count.   a, y: tables of row addresses with ROWS spare places.
 
@@ -175,7 +175,7 @@ def _outer(a, pitch, rows, b, offset, columns, length, y, y_pitch, more):  # typ
                     _outer_11(a + 4 * r, pitch, b, offset + v, length, to, y_pitch, more)
 
 
-@numba.njit
+@inner
 def _bias_act(y, bias, act, slope, first, last):  # type: ignore[no-untyped-def]
     """y = act(y + bias), rows first .. last"""
     slope = np.float32(slope)

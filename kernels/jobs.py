@@ -26,6 +26,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, sigutils, types
+from numba.core.compiler import Flags
 from numba.extending import intrinsic
 
 _TYPES = {
@@ -124,19 +125,20 @@ def _call(_: Any, code: Any, arguments: Any, first: Any, last: Any, part: Any) -
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[call-overload]
-def _invoke(typing: Any, name: Any, version: Any, at: Any, first: Any, last: Any, part: Any) -> Any:
+def _invoke(_: Any, name: Any, version: Any, at: Any, first: Any, last: Any, part: Any) -> Any:
     """Call the kernel of that name with the arguments that lie at `at`."""
     chosen = _jobs[name.literal_value]
     listed = _tuple_type(chosen.kinds)
-    kernel = numba.typeof(chosen.kernel)
-    inner = kernel.get_call_type(typing, (*listed, first, last, part), {})
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         kind = context.get_value_type(listed)
         kept = builder.load(builder.inttoptr(values[2], kind.as_pointer()))
-        function = context.get_function(kernel, inner)
-        context.add_linking_libs(getattr(function, "libs", ()))
-        function(builder, [*cgutils.unpack_tuple(builder, kept), *values[3:]])
+        flags = Flags()
+        flags.nrt, flags.error_model = True, "numpy"
+        inner = types.void(*listed, *[types.int64] * 3)
+        compiled = context.compile_subroutine(builder, chosen.kernel, inner, flags=flags)
+        arguments = [*cgutils.unpack_tuple(builder, kept), *values[3:]]
+        context.call_internal(builder, compiled.fndesc, inner, arguments)
         return context.get_dummy_value()
 
     return types.void(name, version, at, first, last, part), generate
@@ -144,7 +146,9 @@ def _invoke(typing: Any, name: Any, version: Any, at: Any, first: Any, last: Any
 
 # ------------------------------------------------------------------------------------------- jobs
 
-_tell_once = threading.Lock()
+# Decorator of functions for kernels to call. Python itself cannot, which saves compiling how.
+inner = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
 _told = False
 
 
@@ -175,37 +179,40 @@ def _kept(decorate: Callable[..., Any], *args: Any, **options: Any) -> Callable[
 
 
 class Job:
-    """A kernel that threads can share. Calling it does it all, on this thread: for other kernels.
+    """A kernel that threads can share, compiled when it is first needed.
 
-    address: of its machine code, once `prepare` has run; it is called with the address of its
-    arguments, first, last and part.
+    kinds: of its arguments, see `job`.   address: of its machine code, which takes the address of
+    its arguments, first, last and part; 0 until `compile` has run.
     """
 
-    def __init__(self, kernel: Any, name: str, kinds: str) -> None:
-        self.kernel, self.name, self.kinds = kernel, name, kinds
+    def __init__(self, kernel: Callable[..., None], kinds: str) -> None:
+        self.kernel, self.name, self.kinds = kernel, kernel.__name__, kinds
         self.address = 0
 
-    def compile(self, version: str) -> None:
-        if self.address:
-            return
-        name = self.name
+    def compile(self) -> None:
+        """Compile it, or load it as an earlier run left it."""
+        with _lock:
+            if self.address:
+                return
+            name, version = self.name, _version()
 
-        @_kept(numba.cfunc, "void(int64, int64, int64, int64)")
-        def code(at, first, last, part):  # type: ignore[no-untyped-def]
-            _invoke(name, version, at, first, last, part)
+            @_kept(numba.cfunc, "void(int64, int64, int64, int64)")
+            def code(at, first, last, part):  # type: ignore[no-untyped-def]
+                _invoke(name, version, at, first, last, part)
 
-        self.code = code
-        self.address = code.address
-        signature = (types.int64, types.int64, _tuple_type(self.kinds), *[types.int64] * 2)
-        try:
-            start.compile(signature)
-        except OSError as error:
-            _tell_uncached(error)
+            start.disable_compile(False)
+            try:
+                start.compile((*[types.int64] * 2, _tuple_type(self.kinds), *[types.int64] * 2))
+            except OSError as error:
+                _tell_uncached(error)
+            finally:
+                start.disable_compile()  # other types are a bug, not one more compilation
+            self.code = code
+            self.address = code.address
 
 
 _jobs: dict[str, Job] = {}
 _lock = threading.Lock()
-_ready = False
 
 
 def job(kinds: str) -> Callable[[Callable[..., None]], Any]:
@@ -215,8 +222,7 @@ def job(kinds: str) -> Callable[[Callable[..., None]], Any]:
     """
 
     def decorate(function: Callable[..., None]) -> Any:
-        kernel = numba.njit(nogil=True, error_model="numpy")(function)
-        return _jobs.setdefault(function.__name__, Job(kernel, function.__name__, kinds))
+        return _jobs.setdefault(function.__name__, Job(function, kinds))
 
     return decorate
 
@@ -227,6 +233,7 @@ def _text(code: Any) -> str:
     return f"{code.co_code!r}{code.co_names}{constants}"
 
 
+@cache
 def _version() -> str:
     """A hash of all that kernels are made of, for Numba to keep them by: what is loaded, which may
     be older than the files."""
@@ -248,22 +255,9 @@ def _version() -> str:
     return hashlib.sha256("".join(sorted(texts)).encode()).hexdigest()[:16]
 
 
-def prepare(progress: Callable[[int, int], None] | None = None) -> None:
-    """Compile all jobs, or load them as an earlier run left them.
-
-    progress: called with (jobs that are ready, jobs in all) after each.
-    """
-    global _ready
-    with _lock:
-        if _ready:
-            return
-        version = _version()
-        for i, each in enumerate(_jobs.values()):
-            each.compile(version)
-            if progress is not None:
-                progress(i + 1, len(_jobs))
-        start.disable_compile()  # other types are a bug here, not one more compilation
-        _ready = True
+def every() -> list[Job]:
+    """All jobs of the modules that are imported."""
+    return list(_jobs.values())
 
 
 # ---------------------------------------------------------------------------------------- sharing
@@ -290,13 +284,13 @@ def new_pool(workers: int) -> tuple[Any, Any]:
     return words.ctypes.data + 8 * first, asleep
 
 
-@numba.njit
+@inner
 def _arguments(pool):  # type: ignore[no-untyped-def]
     """They lie before the first row."""
     return pool - 8 * _ARGUMENTS
 
 
-@numba.njit
+@inner
 def _work(pool):  # type: ignore[no-untyped-def]
     """Do parts of the task while there are any. Returns whether there were."""
     any_done = False
@@ -323,7 +317,7 @@ def finished(pool, turns):  # type: ignore[no-untyped-def]
     return False
 
 
-@_kept(numba.njit, nogil=True)
+@_kept(numba.njit, nogil=True, no_cfunc_wrapper=True)
 def start(pool, code, arguments, count, parts):  # type: ignore[no-untyped-def]
     """Give out a job in `parts` shards of 0 .. count, and help. Returns whether it is `finished`.
 

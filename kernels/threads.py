@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from minigan.system import cores
@@ -125,12 +126,31 @@ _free = threading.Lock()  # held by the one who is using the pool
 _own = threading.local()  # a pool of no workers for each thread, for what is not shared
 
 
+_planned: ContextVar[list[Any] | None] = ContextVar("minigan.planned", default=None)
+
+
+@contextmanager
+def planning() -> Iterator[list[Any]]:
+    """Context manager: nothing is done inside; yields the list of the jobs that would be."""
+    listed: list[Any] = []
+    token = _planned.set(listed)
+    try:
+        yield listed
+    finally:
+        _planned.reset(token)
+
+
 def run(job: Any, arguments: tuple[Any, ...], count: int, parts: int) -> None:
     """Do a job (see jobs.py) on 0 .. count in `parts` ranges, at the same time if that is possible.
 
     If another thread is using the workers, the caller does it all; the ranges are the same.
     """
     global _pool
+    if not job.address:
+        if (planned := _planned.get()) is not None:
+            planned.append(job)
+            return
+        job.compile()
     if parts > 1 and _free.acquire(blocking=False):
         try:
             if _pool is None or _pool.workers < parts - 1:

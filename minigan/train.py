@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -154,8 +155,8 @@ class Trainer:
         """Take one step: n_critic updates of the discriminator, one of the generator.
 
         on_nan: "stop" raises NonFinite before the update that would spread it; "skip" leaves that
-        network's update out. On device cuda a look at the numbers would wait for the GPU: there
-        only "skip" looks in every step, else `check` does when it is called.
+        network's update out; "ignore" does not look. On device cuda a look at the numbers would
+        wait for the GPU: there only "skip" looks in every step, else `check` does when called.
         """
         if self.graph and on_nan == "skip":
             raise ValueError("on_nan: a captured step cannot leave an update out; use stop")
@@ -223,7 +224,7 @@ class Trainer:
 
     def _checked(self, i: int, compute: Callable[[], Turn], on_nan: str) -> Turn | None:
         """Compute a turn and, where that does not wait for a GPU, check it."""
-        if self.device == "cuda" and on_nan != "skip":
+        if on_nan == "ignore" or (self.device == "cuda" and on_nan != "skip"):
             return compute()
         nets = (self.generator, self.discriminator)
         buffers = [(b, b.data.copy()) for net in nets for _, b in net.named_buffers()]
@@ -319,14 +320,19 @@ class Trainer:
     def warm_up(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Compile all kernels of a step and of the samples, which else happens when they are first
         needed.   progress: called with (those that are ready, all of them) after each."""
-        if self.device == "cpu":
-            kernels.warm_up(progress)
-            return
-        with launcher.planning() as plan:  # steps of another trainer, which launch nothing
+
+        def steps() -> None:  # of another trainer, while nothing is computed
             other = Trainer(self.recipe, self.dataset, self.device)
             for _ in range(min(2, self.recipe.penalty_every)):  # with a lazy penalty, and without
-                other.advance()
-            other.sampler().samples(GRID, self.recipe.seed)
+                other.advance(on_nan="ignore")
+            with suppress(ValueError):  # that samples which nobody has computed are NaN
+                other.sampler().samples(GRID, self.recipe.seed)
+
+        if self.device == "cpu":
+            kernels.warm_up(steps, progress)
+            return
+        with launcher.planning() as plan:
+            steps()
         launcher.compile_all(plan, progress)
 
     def sampler(self) -> Sampler:

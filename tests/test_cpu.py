@@ -270,6 +270,24 @@ def test_importing_minigan_imports_no_numba():
 
 
 def test_warm_up_reports_its_progress():
-    out = python("from minigan import kernels; kernels.warm_up(lambda *at: print(*at))")
+    out = python("from minigan import kernels; kernels.warm_up(progress=lambda *at: print(*at))")
     lines = [tuple(map(int, line.split())) for line in out.splitlines()]
     assert len(lines) > 5 and lines == [(i + 1, len(lines)) for i in range(len(lines))]
+
+
+def test_what_steps_will_need_is_compiled_before_them():
+    out = python("""
+        import numpy as np
+        from minigan import kernels
+        from minigan.kernels import threads
+
+        x = np.ones((4, 3), np.float32)
+        kernels.warm_up(lambda: kernels.matmul(x, x.T), lambda *at: print(*at))
+        from minigan.kernels import jobs
+        before = [job.name for job in jobs.every() if job.address]
+        print((kernels.matmul(x, x.T) == 3).all(), "matmul" in before, "conv2d" in before)
+        print([job.name for job in jobs.every() if job.address] == before)
+    """)
+    *progress, result, same = out.splitlines()
+    assert progress == [f"{i + 1} {len(progress)}" for i in range(len(progress))]
+    assert (result, same) == ("True True False", "True")
