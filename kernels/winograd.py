@@ -25,124 +25,27 @@ Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 
 from minigan.kernels import cpu
 from minigan.kernels.gemm import _address, _bias_act, _outer, _pad, _product, _transpose
-from minigan.kernels.jobs import job
+from minigan.kernels.jobs import inner, job
 from minigan.kernels.reference import Pads, Pair
-from minigan.kernels.tiles import LANES, ROWS, _Emitter, _vector, _word
+from minigan.kernels.tiles import LANES, ROWS
+from minigan.kernels.transforms import (
+    POINTS,
+    _filter,
+    _filter_gradient,
+    _input,
+    _output,
+    _output_gradient,
+)
 
 Array = Any
-Matrix = Sequence[Sequence[float]]
-
-# At the points 0, 1, ∞ and -1, for tiles of two and of three outputs.
-B_TURNED = (
-    ((1, -1, 0), (0, 1, 0), (0, -1, 1)),
-    ((1, 0, -1, 0), (0, 0.5, 0.5, 0), (0, -1, 0, 1), (0, -0.5, 0.5, 0)),
-)
-A = ((1, 0), (1, 1), (0, 1)), ((1, 0, 0), (1, 1, 1), (0, 0, 1), (1, -1, 1))
-G = ((1, 0), (1, 1), (0, 1)), ((1, 0), (1, 1), (0, 1), (1, -1))
-POINTS = 4  # of an axis, at most
-
-
-def _turned(m: Matrix) -> Matrix:
-    return tuple(zip(*m, strict=True))
-
-
-# -------------------------------------------------------------------------------- the transforms
-
-
-def _sums(builder: Any, matrix: Matrix, vectors: Sequence[Any]) -> list[Any]:
-    """matrix · vectors"""
-    sums = []
-    for line in matrix:
-        total = None
-        for factor, vector in zip(line, vectors, strict=True):
-            if factor:
-                if factor != 1:
-                    vector = builder.fmul(vector, ir.Constant(_vector, [float(factor)] * LANES))
-                total = vector if total is None else builder.fadd(total, vector)
-        sums.append(total)
-    return sums
-
-
-def _transform(left: Matrix, right: Matrix, to_points: bool) -> Any:
-    """The transform of one tile: y = left · x · rightᵀ, x and y matrices of blocks of floats."""
-
-    @intrinsic
-    def apply(_: Any, x: Any, down: Any, across: Any, rows: Any, pitch: Any, places: Any,
-              length: Any) -> Any:  # fmt: skip
-        """to_points: x is at the address `x`, its blocks `down` and `across` apart, and block (i,j)
-        of y is row places[i,j] of `rows`, rows that are `pitch` long.   Else from rows to `x`.
-
-        length: of a block, in whole vectors.   x, rows, places: addresses.
-        """
-
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            x, down, across, rows, pitch, places, length = arguments
-            e = _Emitter(builder, 0, 0)
-
-            def on_grid(i: int, j: int) -> Any:
-                shift = builder.add(builder.mul(down, _word(i)), builder.mul(across, _word(j)))
-                return e.at(x, shift)
-
-            def in_rows(i: int, j: int) -> Any:
-                place = e.word(places, _word(i * POINTS + j))
-                return e.at(rows, builder.mul(place, pitch))
-
-            of, to = (on_grid, in_rows) if to_points else (in_rows, on_grid)
-            high, wide = range(len(left[0])), range(len(right[0]))
-            sources = [[of(i, j) for j in wide] for i in high]
-            targets = [[to(i, j) for j in range(len(right))] for i in range(len(left))]
-            with e.loop(builder.sdiv(length, _word(LANES))) as i:
-                at = builder.mul(i, _word(LANES))
-                blocks = [[e.load(_vector, e.at(s, at)) for s in line] for line in sources]
-                columns = [_sums(builder, left, column) for column in _turned(blocks)]
-                for line, values in zip(targets, _turned(columns), strict=True):
-                    for target, value in zip(line, _sums(builder, right, values), strict=True):
-                        pointer = builder.inttoptr(e.at(target, at), _vector.as_pointer())
-                        builder.store(value, pointer).align = 4
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 7), generate
-
-    return apply
-
-
-def _by_size(matrices: Sequence[Matrix], to_points: bool) -> Any:
-    """The transform of a tile of m × n outputs, m and n two or three."""
-    f22, f23, f32, f33 = (_transform(m, n, to_points) for m in matrices for n in matrices)
-
-    @numba.njit
-    def apply(m, n, x, down, across, rows, pitch, places, length):  # type: ignore[no-untyped-def]
-        if m == 2:
-            if n == 2:
-                f22(x, down, across, rows, pitch, places, length)
-            else:
-                f23(x, down, across, rows, pitch, places, length)
-        elif n == 2:
-            f32(x, down, across, rows, pitch, places, length)
-        else:
-            f33(x, down, across, rows, pitch, places, length)
-
-    return apply
-
-
-_input = _by_size(B_TURNED, True)  # Bᵀ d B
-_output = _by_size([_turned(a) for a in A], False)  # Aᵀ M A
-_output_gradient = _by_size(A, True)  # A g Aᵀ
-_filter = _by_size(G, True)  # G w Gᵀ
-_filter_gradient = _by_size([_turned(g) for g in G], False)  # Gᵀ U G
 
 
 # ------------------------------------------------------------------------------------------ tiles
@@ -150,18 +53,18 @@ _filter_gradient = _by_size([_turned(g) for g in G], False)  # Gᵀ U G
 # three of them: threes_p threes_q. Those come first. Points are numbered as in a 4 × 4 matrix.
 
 
-@numba.njit(inline="always")
+@inner
 def _tiles(outputs, threes):  # type: ignore[no-untyped-def]
     return (outputs - threes) // 2
 
 
-@numba.njit(inline="always")
+@inner
 def _begin(tile, threes):  # type: ignore[no-untyped-def]
     """(the tile's first output, how many it has)"""
     return 2 * tile + min(tile, threes), 3 if tile < threes else 2
 
 
-@numba.njit
+@inner
 def _counts(grid, point):  # type: ignore[no-untyped-def]
     """How many tiles along each axis have this point."""
     p, q, threes_p, threes_q = grid
@@ -170,7 +73,7 @@ def _counts(grid, point):  # type: ignore[no-untyped-def]
     return high, wide
 
 
-@numba.njit
+@inner
 def _starts(grid, images, starts):  # type: ignore[no-untyped-def]
     """starts[point]: its first row; starts[16]: the number of rows"""
     starts[0] = 0
@@ -179,7 +82,7 @@ def _starts(grid, images, starts):  # type: ignore[no-untyped-def]
         starts[point + 1] = starts[point] + images * high * wide
 
 
-@numba.njit
+@inner
 def _places(grid, starts, n, i, j, places):  # type: ignore[no-untyped-def]
     """places[point]: the row of tile (i,j) of image n"""
     for point in range(POINTS * POINTS):
@@ -187,7 +90,7 @@ def _places(grid, starts, n, i, j, places):  # type: ignore[no-untyped-def]
         places[point] = starts[point] + (n * high + i) * wide + j
 
 
-@numba.njit
+@inner
 def _inputs(area, start, geometry, grid, images, starts, places, rows):  # type: ignore[no-untyped-def]
     """rows = Bᵀ d B of the padded images in `area`, of which the tiles begin `start` floats in"""
     _, _, c, _, _, high, wide, step, _, _, _ = geometry
@@ -207,22 +110,35 @@ def _inputs(area, start, geometry, grid, images, starts, places, rows):  # type:
                     )  # fmt: skip
 
 
-@numba.njit(inline="always")
-def _outputs(transform, y, start, k, geometry, grid, images, starts, places, rows):  # type: ignore[no-untyped-def]
-    """Between the tiles of y, of which the first image's begin with pixel `start`, and rows."""
-    _, _, _, _, _, _, _, _, step, wide, pixels = geometry
-    p, q, threes_p, threes_q = grid
-    for n in range(images):
-        for i in range(_tiles(p, threes_p)):
-            line, m = _begin(i, threes_p)
-            for j in range(_tiles(q, threes_q)):
-                column, o = _begin(j, threes_q)
-                _places(grid, starts, n, i, j, places)
-                pixel = start + n * pixels + (line * wide + column) * step
-                transform(
-                    m, o, y + 4 * pixel * k, step * wide * k, step * k, rows, k,
-                    _address(places, 0), k
-                )  # fmt: skip
+def _between(transform: Any) -> Any:
+    """Between rows and the tiles of y, of which the first image's begin with pixel `start`."""
+
+    @inner
+    def apply(y, start, k, geometry, grid, images, starts, places, rows):  # type: ignore[no-untyped-def]
+        _, _, _, _, _, _, _, _, step, wide, pixels = geometry
+        p, q, threes_p, threes_q = grid
+        for n in range(images):
+            for i in range(_tiles(p, threes_p)):
+                line, m = _begin(i, threes_p)
+                for j in range(_tiles(q, threes_q)):
+                    column, o = _begin(j, threes_q)
+                    _places(grid, starts, n, i, j, places)
+                    pixel = start + n * pixels + (line * wide + column) * step
+                    transform(
+                        m, o, y + 4 * pixel * k, step * wide * k, step * k, rows, k,
+                        _address(places, 0), k
+                    )  # fmt: skip
+
+    return apply
+
+
+_outputs, _output_gradients = _between(_output), _between(_output_gradient)
+
+
+@inner
+def _aligned(address):  # type: ignore[no-untyped-def]
+    """The next where a vector lies in one line of cache."""
+    return -(-address // (4 * LANES)) * (4 * LANES)
 
 
 # ------------------------------------------------------------------------------------------- jobs
@@ -251,9 +167,9 @@ def winograd_filters(w, u, c, k, turned, points_q, area, table, first, last, par
     for i in range(points_p):
         for j in range(points_q):
             places[i * POINTS + j] = (i * points_q + j) * block
-    inner, step, lane_step = (k, 16 * c, 16) if turned else (c, 16, 16 * c)
+    inputs, step, lane_step = (k, 16 * c, 16) if turned else (c, 16, 16 * c)
     for panel in range(first, last):
-        for i in range(inner):
+        for i in range(inputs):
             _transpose(
                 w, panel * LANES * lane_step + i * step, lane_step, LANES, 16, area, 0, LANES
             )
@@ -305,7 +221,7 @@ def winograd(  # type: ignore[no-untyped-def]
         for i in range(len(plan)):
             grid = plan[i, 0], plan[i, 1], plan[i, 2], plan[i, 3]
             _starts(grid, n1 - n0, starts)
-            d = _address(area, frame)
+            d = _aligned(_address(area, frame))
             m = d + 4 * starts[POINTS * POINTS] * depth
             _inputs(area, plan[i, 4], geometry, grid, n1 - n0, starts, places, d)
             filters = u[i * (len(u) // len(plan)) :]
@@ -318,7 +234,7 @@ def winograd(  # type: ignore[no-untyped-def]
                     panels = filters[(point // POINTS * points_q + point % POINTS) * block :]
                     _product(of, count, 1, 0, depth, panels, depth, LANES, k, to)
             start = n0 * out_pixels + plan[i, 5]
-            _outputs(_output, y.ctypes.data, start, k, geometry, grid, n1 - n0, starts, places, m)
+            _outputs(y.ctypes.data, start, k, geometry, grid, n1 - n0, starts, places, m)
         if finish:
             _bias_act(y, bias, act, slope, n0 * out_pixels, n1 * out_pixels)
 
@@ -344,13 +260,11 @@ def winograd_wgrad(  # type: ignore[no-untyped-def]
         _pad(x, area, n0, n1, h, w, c, top, left, high - top - h, wide - left - w)
         _starts(grid, n1 - n0, starts)
         rows = starts[POINTS * POINTS]
-        d = _address(area, piece * high * wide * c)
+        d = _aligned(_address(area, piece * high * wide * c))
         a = d + 4 * rows * depth
         _inputs(area, 0, geometry, grid, n1 - n0, starts, places, d)
         start = n0 * out_pixels
-        _outputs(
-            _output_gradient, g.ctypes.data, start, k, geometry, grid, n1 - n0, starts, places, a
-        )
+        _output_gradients(g.ctypes.data, start, k, geometry, grid, n1 - n0, starts, places, a)
         for row in range(rows):
             of[row] = d + 4 * row * depth
         for point in range(POINTS * POINTS):

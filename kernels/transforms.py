@@ -1,0 +1,115 @@
+"""The transforms of Winograd's filtering on tiles of vectors: see winograd.py for what they serve.
+
+Each is y = L · x · Rᵀ, x and y matrices of blocks of channels, L and R constant.
+Written in LLVM's code, like the tiles of tiles.py, so that a matrix of vectors stays in registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from minigan.kernels.jobs import inner
+from minigan.kernels.tiles import LANES, _Emitter, _vector, _word
+
+Matrix = Sequence[Sequence[float]]
+
+# At the points 0, 1, ∞ and -1, for tiles of two and of three outputs.
+B_TURNED = (
+    ((1, -1, 0), (0, 1, 0), (0, -1, 1)),
+    ((1, 0, -1, 0), (0, 0.5, 0.5, 0), (0, -1, 0, 1), (0, -0.5, 0.5, 0)),
+)
+A = ((1, 0), (1, 1), (0, 1)), ((1, 0, 0), (1, 1, 1), (0, 0, 1), (1, -1, 1))
+G = ((1, 0), (1, 1), (0, 1)), ((1, 0), (1, 1), (0, 1), (1, -1))
+POINTS = 4  # of an axis, at most
+
+
+def _turned(m: Matrix) -> Matrix:
+    return tuple(zip(*m, strict=True))
+
+
+def _sums(builder: Any, matrix: Matrix, vectors: Sequence[Any]) -> list[Any]:
+    """matrix · vectors"""
+    sums = []
+    for line in matrix:
+        total = None
+        for factor, vector in zip(line, vectors, strict=True):
+            if factor:
+                if factor != 1:
+                    vector = builder.fmul(vector, ir.Constant(_vector, [float(factor)] * LANES))
+                total = vector if total is None else builder.fadd(total, vector)
+        sums.append(total)
+    return sums
+
+
+def _transform(left: Matrix, right: Matrix, to_points: bool) -> Any:
+    """The transform of one tile: y = left · x · rightᵀ, x and y matrices of blocks of floats."""
+
+    @intrinsic
+    def apply(_: Any, x: Any, down: Any, across: Any, rows: Any, pitch: Any, places: Any,
+              length: Any) -> Any:  # fmt: skip
+        """to_points: x is at the address `x`, its blocks `down` and `across` apart, and block (i,j)
+        of y is row places[i,j] of `rows`, rows that are `pitch` long.   Else from rows to `x`.
+
+        length: of a block, in whole vectors.   x, rows, places: addresses.
+        """
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            x, down, across, rows, pitch, places, length = arguments
+            e = _Emitter(builder, 0, 0)
+
+            def on_grid(i: int, j: int) -> Any:
+                shift = builder.add(builder.mul(down, _word(i)), builder.mul(across, _word(j)))
+                return e.at(x, shift)
+
+            def in_rows(i: int, j: int) -> Any:
+                place = e.word(places, _word(i * POINTS + j))
+                return e.at(rows, builder.mul(place, pitch))
+
+            of, to = (on_grid, in_rows) if to_points else (in_rows, on_grid)
+            high, wide = range(len(left[0])), range(len(right[0]))
+            sources = [[of(i, j) for j in wide] for i in high]
+            targets = [[to(i, j) for j in range(len(right))] for i in range(len(left))]
+            with e.loop(builder.sdiv(length, _word(LANES))) as i:
+                at = builder.mul(i, _word(LANES))
+                blocks = [[e.load(_vector, e.at(s, at)) for s in line] for line in sources]
+                columns = [_sums(builder, left, column) for column in _turned(blocks)]
+                for line, values in zip(targets, _turned(columns), strict=True):
+                    for target, value in zip(line, _sums(builder, right, values), strict=True):
+                        pointer = builder.inttoptr(e.at(target, at), _vector.as_pointer())
+                        builder.store(value, pointer).align = 4
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 7), generate
+
+    return apply
+
+
+def _by_size(matrices: Sequence[Matrix], to_points: bool) -> Any:
+    """The transform of a tile of m × n outputs, m and n two or three."""
+    f22, f23, f32, f33 = (_transform(m, n, to_points) for m in matrices for n in matrices)
+
+    @inner
+    def apply(m, n, x, down, across, rows, pitch, places, length):  # type: ignore[no-untyped-def]
+        if m == 2:
+            if n == 2:
+                f22(x, down, across, rows, pitch, places, length)
+            else:
+                f23(x, down, across, rows, pitch, places, length)
+        elif n == 2:
+            f32(x, down, across, rows, pitch, places, length)
+        else:
+            f33(x, down, across, rows, pitch, places, length)
+
+    return apply
+
+
+_input = _by_size(B_TURNED, True)  # Bᵀ d B
+_output = _by_size([_turned(a) for a in A], False)  # Aᵀ M A
+_output_gradient = _by_size(A, True)  # A g Aᵀ
+_filter = _by_size(G, True)  # G w Gᵀ
+_filter_gradient = _by_size([_turned(g) for g in G], False)  # Gᵀ U G
