@@ -20,6 +20,16 @@ result is as near as that of the plain sum; larger tiles would be faster and les
 For each point there is one matrix product, over all tiles that have it, with rows that hold all
 channels of both parities. What is between, `rows`, is one row a tile and point, point by point.
 
+Measured, milliseconds of the direct sums and of these, two cores of an AMD EPYC with AVX-512:
+
+    N,C,H → K             conv2d         conv2d_dgrad   conv2d_wgrad
+    64, 64, 32 → 128      20.7   12.6    20.9   13.4    23.0   14.7
+    64, 128, 16 → 256     20.3   13.0    20.3   12.9    25.4   14.9
+    64, 256, 8 → 512      20.7   14.4    21.4   15.3    31.4   19.2
+    32, 256, 8 → 512      11.0    9.4    11.5    9.0    17.4   13.0
+    16, 256, 8 → 512      11.8   11.4    12.9   11.8    16.8   17.6    64 tiles: too few
+    8, 128, 16 → 256       2.9    3.1     3.1    3.4     4.3    4.2    72 tiles: too few
+
 Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4.
 """
 
