@@ -173,84 +173,48 @@ def conv2d_dgrad(
             _bias_act(gx, bias, act, slope, n0 * h * w, n1 * h * w)
 
 
-@inner
-def _col2im(cols, x, images, geometry):  # type: ignore[no-untyped-def]
-    """x[pixel] += cols[patch, tap] of every patch and tap that has met the pixel"""
+@job("v m v i i f g")
+def col2im(cols, gx, bias, finish, act, slope, geometry, first, last, part):  # type: ignore[no-untyped-def]
+    """gx = act(Σ of cols[patch, tap] over the patches and taps that have met the pixel + bias)
+
+    cols (N·P·Q, R·S·C), flat: g · filters.   gx (N·H·W, C), its images first .. last.
+    For transposed convolutions of few channels, or of taps with gaps.
+    """
     h, w, c, p, q, taps_r, taps_s, sh, sw, top, left, dh, dw = geometry
     depth = taps_r * taps_s * c
+    flat = gx.reshape(-1)
     # Unsigned, as Numba looks at each index whether it is negative if it can be.
     x_step, cols_step = np.uintp(sw * c), np.uintp(depth)
     # Neighbours that go together: all channels, or if they are few one at a time.
     run = np.uintp(c if c >= LANES else 1)
-    for r in range(taps_r):
-        for s in range(taps_s):
-            shift = s * dw - left  # x's column is  q · sw + shift
-            q0 = max(0, (sw - 1 - shift) // sw)
-            count = min(q, (w - shift + sw - 1) // sw) - q0
-            for first in range(np.uintp(0), np.uintp(c), run):
-                for line in range(images * p):
-                    n, y = line // p, line % p * sh + r * dh - top
-                    if y < 0 or y >= h:
-                        continue
-                    a = np.uintp(((n * h + y) * w + q0 * sw + shift) * c) + first
-                    b = np.uintp((line * q + q0) * depth + (r * taps_s + s) * c) + first
-                    if run == 1:
-                        for _ in range(count):
-                            x[a] += cols[b]
-                            a += x_step
-                            b += cols_step
-                    else:
-                        for _ in range(count):
-                            for j in range(run):
-                                x[a + j] += cols[b + j]
-                            a += x_step
-                            b += cols_step
-
-
-@job("v v i i m v i i f i i m t g i")
-def conv2d_dgrad_columns(
-    g,
-    b,
-    step,
-    pitch,
-    gx,
-    bias,
-    finish,
-    act,
-    slope,
-    direct,
-    piece,
-    area,
-    table,
-    geometry,
-    k,
-    first,
-    last,
-    part,
-):  # type: ignore[no-untyped-def]
-    """The same by col2im, for few channels or gapped taps: cols = g · filters, gx = col2im(cols)
-
-    b: the filters as (K, R·S·C).   step, pitch: see _product.   direct: whether cols is gx itself.
-    """
-    h, w, c, p, q, taps_r, taps_s, _, _, _, _, _, _ = geometry
-    pixels, depth, image = p * q, taps_r * taps_s * c, h * w * c
-    flat = gx.reshape(-1)
-    half = table.shape[1] // 2
-    area, rows, to = area[part], table[part, :half], table[part, half:]
-    for n0 in range(first, last, piece):
-        n1 = min(n0 + piece, last)
-        count = (n1 - n0) * pixels
-        start = _address(flat, n0 * image) if direct else _address(area, 0)
-        for i in range(count):
-            rows[i] = _address(g, (n0 * pixels + i) * k)
-            to[i] = start + 4 * i * depth
-        _product(rows, count, 1, 0, k, b, step, pitch, depth, to)
-        if not direct:
-            part_of = flat[n0 * image : n1 * image]
-            part_of[:] = 0
-            _col2im(area, part_of, n1 - n0, geometry)
+    for n in range(first, last):
+        flat[n * h * w * c : (n + 1) * h * w * c] = 0
+        for r in range(taps_r):
+            for s in range(taps_s):
+                shift = s * dw - left  # x's column is  q · sw + shift
+                q0 = max(0, (sw - 1 - shift) // sw)
+                count = min(q, (w - shift + sw - 1) // sw) - q0
+                for start in range(np.uintp(0), np.uintp(c), run):
+                    for line in range(p):
+                        y = line * sh + r * dh - top
+                        if y < 0 or y >= h:
+                            continue
+                        a = np.uintp(((n * h + y) * w + q0 * sw + shift) * c) + start
+                        b = np.uintp(((n * p + line) * q + q0) * depth + (r * taps_s + s) * c)
+                        b += start
+                        if run == 1:
+                            for _ in range(count):
+                                flat[a] += cols[b]
+                                a += x_step
+                                b += cols_step
+                        else:
+                            for _ in range(count):
+                                for j in range(run):
+                                    flat[a + j] += cols[b + j]
+                                a += x_step
+                                b += cols_step
         if finish:
-            _bias_act(gx, bias, act, slope, n0 * h * w, n1 * h * w)
+            _bias_act(gx, bias, act, slope, n * h * w, (n + 1) * h * w)
 
 
 @job("v v m i i m t g i")

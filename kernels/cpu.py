@@ -22,8 +22,12 @@ plain.py.
 from __future__ import annotations
 
 import ctypes
+import gc
 import platform
+import subprocess
+import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -87,10 +91,47 @@ def warm_up(
     from minigan.kernels import jobs
 
     listed = jobs.every() if needed is None else list(dict.fromkeys(needed))
-    for i, job in enumerate(listed):
-        job.compile()
-        if progress is not None:
-            progress(i + 1, len(listed))
+    helper, collecting = None, gc.isenabled()
+    gc.disable()  # a compiler makes many objects, and no cycles worth looking for meanwhile
+    try:
+        for i, job in enumerate(listed):
+            started = time.perf_counter()
+            job.compile()
+            if progress is not None:
+                progress(i + 1, len(listed))
+            new = time.perf_counter() - started > _LOADING
+            if new and helper is None and threads.count() > 1 and i + 3 < len(listed):
+                helper = _from_the_end([each.name for each in listed])
+    finally:
+        if collecting:
+            gc.enable()
+        if helper is not None:
+            helper.kill()  # what it was at is compiled; files are moved into place when whole
+            helper.wait()
+
+
+_LOADING = 0.15  # seconds that loading a job never takes, and compiling one mostly does
+_COMPILE = """
+import sys
+sys.path[:] = sys.argv[1].split("|")
+from minigan.kernels import cpu, jobs
+cpu.load()
+byname = {job.name: job for job in jobs.every()}
+for name in reversed(sys.argv[2:]):
+    byname[name].compile()
+"""
+
+
+def _from_the_end(names: list[str]) -> subprocess.Popen[bytes]:
+    """Another process, that compiles the same jobs in reverse order until it is stopped. What it
+    leaves for the next run, this one finds: Numba compiles one function at a time in a process."""
+    path = "|".join(str(folder) for folder in sys.path)
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", _COMPILE, path, *names],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def _keep_pages() -> None:
@@ -212,6 +253,13 @@ class _Geometry:
     def pixels(self) -> int:
         """P·Q: the patches that an image has."""
         return prod(self.out)
+
+    @property
+    def direct(self) -> bool:
+        """Whether patches do not overlap, and are x in its order: of one pixel, or the image."""
+        if any(map(any, self.pad)) or self.dilation != (1, 1):
+            return False
+        return self.taps == self.size or (self.taps == (1, 1) and self.stride == (1, 1))
 
     @property
     def work(self) -> int:
@@ -367,29 +415,26 @@ def conv2d_dgrad(
         gx = _winograd.convolve(g, w, size, pad, True, geometry.work, ending)
         _finish(gx, act)
         return _images(gx, (n, c, *size))
-    numbers, image, pixels = geometry.numbers(), prod(size), geometry.pixels
-    flat = _rows(g).reshape(-1)
+    numbers, image = geometry.numbers(), prod(size)
     gx = np.empty((n * image, c), np.float32)
+    ending = _ending(c, bias, act, slope)
     if geometry.phases():
         panels = np.empty(r * s * k * _whole(c), np.float32)
         filters = _dense(w).reshape(-1), panels, numbers, k
         _share(_conv.pack_phases, filters, _whole(c) // _gemm.LANES, 2 * panels.size)
-        job, by, area, rows = _conv.conv2d_dgrad, (panels,), geometry.framed(), image
-        ending = _ending(c, bias, act, slope)
-    else:
-        # With a patch that is the image, or of one pixel each, cols is gx.
-        direct = (
-            not any(map(any, pad))
-            and dilation == (1, 1)
-            and (size == (r, s) or ((r, s) == (1, 1) and stride == (1, 1)))
+        piece = geometry.piece(image)
+        rows = 2 * (piece * image + _gemm.ROWS)
+        space = _space(_shards(n, geometry.work), piece * geometry.framed(), rows)
+        arguments = _rows(g).reshape(-1), panels, gx, *ending, piece, *space, numbers, k
+        _share(_conv.conv2d_dgrad, arguments, n, geometry.work)
+    elif geometry.direct:
+        wide = None if bias is None else np.tile(bias, r * s)
+        return _images(
+            matmul(_rows(g), _filters(w), wide, act, slope).reshape(-1, c), (n, c, *size)
         )
-        job, by, rows = _conv.conv2d_dgrad_columns, _columns(_filters(w)), pixels
-        area = 0 if direct else pixels * geometry.depth
-        ending = *_ending(c, bias, act, slope), int(direct)
-    piece = geometry.piece(rows)
-    space = _space(_shards(n, geometry.work), piece * area, 2 * (piece * rows + _gemm.ROWS))
-    arguments = flat, *by, gx, *ending, piece, *space, numbers, k
-    _share(job, arguments, n, geometry.work)
+    else:
+        cols = matmul(_rows(g), _filters(w)).reshape(-1)
+        _share(_conv.col2im, (cols, gx, *ending, numbers), n, cols.size + gx.size)
     _finish(gx, act)
     return _images(gx, (n, c, *size))
 

@@ -20,6 +20,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import numba
@@ -181,9 +182,11 @@ def _kept(decorate: Callable[..., Any], *args: Any, **options: Any) -> Callable[
 class Job:
     """A kernel that threads can share, compiled when it is first needed.
 
-    kinds: of its arguments, see `job`.   address: of its machine code, which takes the address of
-    its arguments, first, last and part; 0 until `compile` has run.
+    kinds: of its arguments, see `job`.   After `compile`, address: of its machine code, which takes
+    the address of its arguments, first, last and part; start: `_start`, for arguments like these.
     """
+
+    start: Any
 
     def __init__(self, kernel: Callable[..., None], kinds: str) -> None:
         self.kernel, self.name, self.kinds = kernel, kernel.__name__, kinds
@@ -196,19 +199,17 @@ class Job:
                 return
             name, version = self.name, _version()
 
-            @_kept(numba.cfunc, "void(int64, int64, int64, int64)")
             def code(at, first, last, part):  # type: ignore[no-untyped-def]
                 _invoke(name, version, at, first, last, part)
 
-            start.disable_compile(False)
-            try:
-                start.compile((*[types.int64] * 2, _tuple_type(self.kinds), *[types.int64] * 2))
-            except OSError as error:
-                _tell_uncached(error)
-            finally:
-                start.disable_compile()  # other types are a bug, not one more compilation
-            self.code = code
-            self.address = code.address
+            code.__qualname__ = name  # and with it the file that Numba keeps it in
+            types_of_start = (*[types.int64] * 2, _tuple_type(self.kinds), *[types.int64] * 2)
+            start = FunctionType(_start.__code__, globals(), "start")
+            start.__qualname__ = f"start.{name}"
+            options = {"nogil": True, "no_cfunc_wrapper": True}
+            self.start = _kept(numba.njit, [types.boolean(*types_of_start)], **options)(start)
+            self.code = _kept(numba.cfunc, "void(int64, int64, int64, int64)")(code)
+            self.address = self.code.address
 
 
 _jobs: dict[str, Job] = {}
@@ -317,8 +318,7 @@ def finished(pool, turns):  # type: ignore[no-untyped-def]
     return False
 
 
-@_kept(numba.njit, nogil=True, no_cfunc_wrapper=True)
-def start(pool, code, arguments, count, parts):  # type: ignore[no-untyped-def]
+def _start(pool, code, arguments, count, parts):  # type: ignore[no-untyped-def]
     """Give out a job in `parts` shards of 0 .. count, and help. Returns whether it is `finished`.
 
     pool: its address.   code: that of the job.

@@ -91,7 +91,7 @@ class _Pool:
             self.jobs.serve(self.address, asleep, _LOOKS)
             self.locks[worker].acquire()
 
-    def run(self, code: int, arguments: tuple[Any, ...], count: int, parts: int) -> None:
+    def run(self, job: Any, arguments: tuple[Any, ...], count: int, parts: int) -> None:
         """See `run`."""
         for worker in range(min(parts - 1, self.workers)):
             if self.asleep[worker]:
@@ -99,7 +99,7 @@ class _Pool:
                 if self.locks[worker].locked():
                     self.locks[worker].release()
         try:
-            if not self.jobs.start(self.address, code, arguments, count, parts):
+            if not job.start(self.address, job.address, arguments, count, parts):
                 self._wait()
         except BaseException:  # a signal's
             self._wait()
@@ -155,14 +155,14 @@ def run(job: Any, arguments: tuple[Any, ...], count: int, parts: int) -> None:
         try:
             if _pool is None or _pool.workers < parts - 1:
                 _pool = _Pool(parts - 1)
-            _pool.run(job.address, arguments, count, parts)
+            _pool.run(job, arguments, count, parts)
         finally:
             _free.release()
         return
     alone = getattr(_own, "pool", None)
     if alone is None:
         alone = _own.pool = _Pool(0)
-    alone.run(job.address, arguments, count, parts)
+    alone.run(job, arguments, count, parts)
 
 
 def _forget() -> None:
