@@ -248,15 +248,15 @@ def adam(
 
 
 def bce_with_logits(x: Any, target: float) -> tuple[Any, Any]:
-    return _simple(x).bce_with_logits(x, target)
+    return _module(x).bce_with_logits(x, target)
 
 
 def logistic_d(real: Any, fake: Any, target: float) -> tuple[Any, Any]:
-    return _simple(real).logistic_d(real, fake, target)
+    return _module(real).logistic_d(real, fake, target)
 
 
 def logit_figures(real: Any, fake: Any) -> Any:
-    return _simple(real).logit_figures(real, fake)
+    return _module(real).logit_figures(real, fake)
 
 
 def pack(rows: Sequence[Sequence[Any]], starts: Sequence[int], flat: Any) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from minigan.kernels.jobs import job
+from minigan.kernels.jobs import inner, job
 
 LINEAR, RELU, LEAKY_RELU, TANH, SIGMOID = range(5)
 ACTS = {
@@ -174,6 +174,60 @@ def batch_norm_double_gradient(  # type: ignore[no-untyped-def]
             gg[i, c] = _act_gradient(scale[c] * (d - xhat * e_ggxx[c]), y[i, c], act, slope)
             sum_ = e_gax[c] * d + e_ggxx[c] * (ga - e_ga[c]) + xhat * e_xhat[c]
             gx[i, c] = -scale[c] * rstd[c] * sum_
+
+
+# --------------------------------------------------------------------------------------- logits
+
+
+@inner
+def _bce(x, target):  # type: ignore[no-untyped-def]
+    """(loss, gradient) of one logit: see reference.bce_with_logits."""
+    one, target = np.float32(1), np.float32(target)
+    e = np.exp(-abs(x))
+    larger, smaller = one / (one + e), e / (one + e)  # of σ(x) and σ(-x)
+    this, other = (larger, smaller) if x > 0 else (smaller, larger)
+    loss = (x if x > 0 else np.float32(0)) - target * x + np.log1p(e)
+    return loss, (one - target) * this - target * other
+
+
+@job("v f v v")
+def bce_with_logits(x, target, loss, gx, first, last, part):  # type: ignore[no-untyped-def]
+    """loss[0] = mean of bce,   gx: its gradient"""
+    total = 0.0
+    for i in range(len(x)):
+        value, slope = _bce(x[i], target)
+        total += value
+        gx[i] = slope / np.float32(len(x))
+    loss[0] = total / len(x)
+
+
+@job("v v f v v")
+def logistic_d(real, fake, target, loss, g, first, last, part):  # type: ignore[no-untyped-def]
+    """loss[0] = bce(real, target) + bce(fake, 0),   g: its gradients by both, end to end"""
+    totals = np.zeros(2)
+    for k in range(2):
+        x, t, at = (real, target, 0) if k == 0 else (fake, 0.0, len(real))
+        for i in range(len(x)):
+            value, slope = _bce(x[i], t)
+            totals[k] += value
+            g[at + i] = slope / np.float32(len(x))
+    loss[0] = np.float32(totals[0] / len(real)) + np.float32(totals[1] / len(fake))
+
+
+@job("v v v")
+def logit_figures(real, fake, figures, first, last, part):  # type: ignore[no-untyped-def]
+    """figures (6,): see reference.logit_figures"""
+    for k in range(2):
+        x, sign = (real, 1) if k == 0 else (fake, -1)
+        sigmoids, right, total = 0.0, 0, 0.0
+        for i in range(len(x)):
+            e = np.exp(-abs(np.float64(x[i])))
+            sigmoids += 1 / (1 + e) if x[i] > 0 else e / (1 + e)
+            right += sign * x[i] > 0
+            total += x[i]
+        figures[k] = sigmoids / len(x)
+        figures[2 + k] = right / len(x)
+        figures[4 + k] = total / len(x)
 
 
 # ----------------------------------------------------------------------------------------- Adam

@@ -472,6 +472,9 @@ def matmul(
         with threads.one_blas_thread():
             return bias_act(x @ b, bias, act, slope)
     (m, depth), n = x.shape, b.shape[1]
+    if min(m, depth, n) == 1 and m * depth * n < _LEAST:  # no product that a tile is made for
+        y = x * b if depth == 1 else x @ b
+        return y if bias is None and act == "linear" else bias_act(y, bias, act, slope)
     y = np.empty((m, n), np.float32)
     work = m * n * depth // _PRODUCTS
     shards = _shards(m, work)
@@ -615,3 +618,32 @@ def adam(
     rate, root = lr / (1 - beta1**step), 1 / (1 - beta2**step)
     options = (beta1, beta2, rate, root, eps, 1 - lr * weight_decay)
     _share(_loops.adam, (*arrays, *options), p.size, 4 * p.size)
+
+
+# ----------------------------------------------------------------------------------------- logits
+
+
+def bce_with_logits(x: Array, target: float) -> tuple[Array, Array]:
+    if not _fast(x):
+        return plain.bce_with_logits(x, target)
+    loss, gx = np.empty(1, np.float32), np.empty(x.size, np.float32)
+    threads.run(_loops.bce_with_logits, (_dense(x).reshape(-1), float(target), loss, gx), 1, 1)
+    return loss.reshape(()), gx.reshape(x.shape)
+
+
+def logistic_d(real: Array, fake: Array, target: float) -> tuple[Array, Array]:
+    if not _fast(real, fake):
+        return plain.logistic_d(real, fake, target)
+    loss, g = np.empty(1, np.float32), np.empty(real.size + fake.size, np.float32)
+    both = _dense(real).reshape(-1), _dense(fake).reshape(-1)
+    threads.run(_loops.logistic_d, (*both, float(target), loss, g), 1, 1)
+    return loss.reshape(()), g
+
+
+def logit_figures(real: Array, fake: Array) -> Array:
+    if not _fast(real, fake):
+        return plain.logit_figures(real, fake)
+    figures = np.empty(6, np.float32)
+    both = _dense(real).reshape(-1), _dense(fake).reshape(-1)
+    threads.run(_loops.logit_figures, (*both, figures), 1, 1)
+    return figures

@@ -291,3 +291,20 @@ def test_what_steps_will_need_is_compiled_before_them():
     *progress, result, same = out.splitlines()
     assert progress == [f"{i + 1} {len(progress)}" for i in range(len(progress))]
     assert (result, same) == ("True True False", "True")
+
+
+@given(st.tuples(st.integers(1, 70), st.integers(1, 70)), st.integers(0, 9))
+@settings(max_examples=20, deadline=None)
+def test_logits(sizes, seed):
+    real, fake = (3 * values(seed + i, n) for i, n in enumerate(sizes))
+    check("bce_with_logits", real, 0.9)
+    check("logistic_d", real, fake, 0.9)
+    check("logit_figures", real, fake)
+
+
+def test_logits_far_out():
+    far = np.float32([[-200], [200], [0]])
+    for name, *args in (("bce_with_logits", far, 1.0), ("logistic_d", far, -far, 1.0)):
+        check(name, *args)
+    loss, gx = cpu.bce_with_logits(np.float32([np.nan, 1]), 1.0)
+    assert np.isnan(loss) and np.isnan(gx[0])
