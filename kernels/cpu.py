@@ -483,10 +483,16 @@ def matmul(
         arguments = _dense(x.T).reshape(-1), m, _dense(b).reshape(-1), y, table
         _share(_gemm.matmul_outer, arguments, m, work)
         return y if bias is None and act == "linear" else bias_act(y, bias, act, slope)
-    table = _space(shards, 0, 2 * (-(-m // shards) + _gemm.ROWS))[1]
-    ending = _ending(n, bias, act, slope)
-    arguments = _dense(x).reshape(-1), depth, *_columns(b), y, *ending, table
-    _share(_gemm.matmul, arguments, m, work)
+    left, ending = _dense(x).reshape(-1), _ending(n, bias, act, slope)
+    turned = b.T.flags.c_contiguous and not b.flags.c_contiguous
+    if m <= n and (turned or (n % _gemm.LANES == 0 and b.flags.c_contiguous)):
+        panels = _whole(n) // _gemm.LANES
+        space = _space(_shards(panels, work), depth * _gemm.LANES, m + _gemm.ROWS)
+        right = _dense(b.T if turned else b).reshape(-1), int(turned)
+        _share(_gemm.matmul_columns, (left, depth, *right, y, *ending, *space), panels, work)
+    else:
+        table = _space(shards, 0, 2 * (-(-m // shards) + _gemm.ROWS))[1]
+        _share(_gemm.matmul, (left, depth, *_columns(b), y, *ending, table), m, work)
     _finish(y, act)
     return y
 

@@ -33,13 +33,13 @@ CHUNK = 64  # rows of an outer product between two visits to its tile
 
 
 @numba.njit(inline="always")
-def _address(a, index):  # type: ignore[no-untyped-def]
+def _address(a, index):
     """Of a[index], a of one axis."""
     return a.ctypes.data + index * a.itemsize
 
 
 @inner
-def _transpose(a, start, pitch, m, n, b, to, b_pitch):  # type: ignore[no-untyped-def]
+def _transpose(a, start, pitch, m, n, b, to, b_pitch):
     """b[to + j · b_pitch + i] = a[start + i · pitch + j],   i < m, j < n"""
     targets = np.empty(LANES, np.int64)
     for i in range(0, m, LANES):
@@ -57,14 +57,14 @@ def _transpose(a, start, pitch, m, n, b, to, b_pitch):  # type: ignore[no-untype
 
 
 @job("v v i i")
-def transpose(a, b, m, n, first, last, part):  # type: ignore[no-untyped-def]
+def transpose(a, b, m, n, first, last, part):
     """b[i,k,j] = a[i,j,k],   first ≤ i < last.   a (·,m,n) -> b (·,n,m), flat"""
     for i in range(first, last):
         _transpose(a, i * m * n, n, m, n, b, i * m * n, m)
 
 
 @inner
-def _pack(w, n, n_step, outer, outer_step, panels, starts, steps, first, last):  # type: ignore[no-untyped-def]
+def _pack(w, n, n_step, outer, outer_step, panels, starts, steps, first, last):
     """Columns of w, floats that are n_step apart, made neighbours: panels of LANES of them.
 
     panels[starts[t] + panel · steps[t] + i · LANES + c] = w[column · n_step + i · outer_step + t],
@@ -92,7 +92,7 @@ def _pack(w, n, n_step, outer, outer_step, panels, starts, steps, first, last): 
 
 
 @job("v v i i i i")
-def pack(w, panels, n, n_step, outer, taps, first, last, part):  # type: ignore[no-untyped-def]
+def pack(w, panels, n, n_step, outer, taps, first, last, part):
     """b[(t,i), column] = w[column · n_step + i · taps + t], t < taps, i < outer, as panels
 
     A panel holds LANES of the n columns, (taps·outer, LANES). Those numbered first .. last.
@@ -105,7 +105,7 @@ def pack(w, panels, n, n_step, outer, taps, first, last, part):  # type: ignore[
 
 
 @inner
-def _pad(x, to, n0, n1, h, w, c, top, left, bottom, right):  # type: ignore[no-untyped-def]
+def _pad(x, to, n0, n1, h, w, c, top, left, bottom, right):
     """to (n1-n0, top+h+bottom, left+w+right, c): images n0 .. n1 of x in a frame of zeros"""
     line = (left + w + right) * c
     i = 0
@@ -131,7 +131,7 @@ def _pad(x, to, n0, n1, h, w, c, top, left, bottom, right):  # type: ignore[no-u
 
 
 @inner
-def _product(a, count, runs, stride, length, b, step, pitch, n, y):  # type: ignore[no-untyped-def]
+def _product(a, count, runs, stride, length, b, step, pitch, n, y):
     """y[i][0:n] = a[i] · b,   i < count.   a, y: tables of row addresses with ROWS spare places.
 
     b: the columns from j on begin at b[j · step], j a multiple of LANES, and their rows are `pitch`
@@ -148,7 +148,7 @@ def _product(a, count, runs, stride, length, b, step, pitch, n, y):  # type: ign
 
 
 @numba.njit(inline="always")
-def _outer(a, pitch, rows, b, offset, columns, length, y, y_pitch, more):  # type: ignore[no-untyped-def]
+def _outer(a, pitch, rows, b, offset, columns, length, y, y_pitch, more):
     """y[i, j] (+)= Σ_k a[k · pitch + i] · b[k][offset + j],   i < rows, j < columns, k < length
 
     Reads and writes up to a whole vector of columns.
@@ -176,7 +176,7 @@ def _outer(a, pitch, rows, b, offset, columns, length, y, y_pitch, more):  # typ
 
 
 @inner
-def _bias_act(y, bias, act, slope, first, last):  # type: ignore[no-untyped-def]
+def _bias_act(y, bias, act, slope, first, last):
     """y = act(y + bias), rows first .. last"""
     slope = np.float32(slope)
     for i in range(first, last):
@@ -185,7 +185,7 @@ def _bias_act(y, bias, act, slope, first, last):  # type: ignore[no-untyped-def]
 
 
 @job("v i v i i m v i i f t")
-def matmul(x, depth, b, step, pitch, y, bias, finish, act, slope, table, first, last, part):  # type: ignore[no-untyped-def]
+def matmul(x, depth, b, step, pitch, y, bias, finish, act, slope, table, first, last, part):
     """y = act(x · b + bias), rows first .. last.   x (M,depth).   b, step, pitch: see _product.
 
     finish: whether bias and act apply.   table: 2 · (last - first + ROWS) long, at least.
@@ -201,8 +201,47 @@ def matmul(x, depth, b, step, pitch, y, bias, finish, act, slope, table, first, 
         _bias_act(y, bias, act, slope, first, last)
 
 
+@job("v i v i m v i i f m t")
+def matmul_columns(
+    x, depth, b, turned, y, bias, finish, act, slope, area, table, first, last, part
+):
+    """The same by columns, its panels first .. last: for few rows, where b is most of the work.
+
+    turned: whether b is (N,depth), else it is (depth,N) and N a multiple of LANES.
+    area: depth · LANES long, at least.   table: M + ROWS.
+    """
+    rows, panel = table[part], area[part]
+    count, n = y.shape
+    for i in range(count + ROWS):
+        rows[i] = _address(x, min(i, count - 1) * depth)
+    to, targets = np.empty(ROWS, np.int64), np.empty(LANES, np.int64)
+    for column in range(first * LANES, min(last * LANES, n), LANES):
+        width = min(LANES, n - column)
+        at, pitch = _address(b, column), n
+        if turned:
+            at, pitch = _address(panel, 0), LANES
+            for k in range(0, depth - LANES + 1, LANES):
+                for j in range(LANES):
+                    targets[j] = at + 4 * (k + j) * LANES
+                _turn(_address(b, column * depth + k), depth, width, _address(targets, 0))
+            for k in range(depth // LANES * LANES, depth):
+                for j in range(width):
+                    panel[k * LANES + j] = b[(column + j) * depth + k]
+        for i in range(0, count, ROWS):
+            here = min(ROWS, count - i)
+            for j in range(here):
+                to[j] = y.ctypes.data + 4 * (i + j) * n
+            of = _address(rows, i)
+            _tile(of, 1, 0, depth, at, pitch, _address(to, 0), column, here, width)
+            if finish:
+                for j in range(i, i + here):
+                    line, shift = y[j, column : column + width], bias[column : column + width]
+                    for c in range(width):
+                        line[c] = _act(line[c] + shift[c], act, slope)
+
+
 @job("v i v m t")
-def matmul_outer(a, pitch, b, y, table, first, last, part):  # type: ignore[no-untyped-def]
+def matmul_outer(a, pitch, b, y, table, first, last, part):
     """y = aᵀ · b, rows first .. last.   a (K,pitch), b (K,N), N a multiple of LANES.
 
     table: K long, at least.
