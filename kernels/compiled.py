@@ -27,7 +27,7 @@ ACTS = {
 
 
 @numba.njit(inline="always")
-def _act(v, act, slope):  # type: ignore[no-untyped-def]
+def _act(v, act, slope):
     if act == RELU:
         return np.float32(0) if v <= 0 else v  # a NaN stays one
     if act == LEAKY_RELU:
@@ -36,7 +36,7 @@ def _act(v, act, slope):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always")
-def _act_gradient(g, y, act, slope):  # type: ignore[no-untyped-def]
+def _act_gradient(g, y, act, slope):
     """g · act'(x), as a function of y = act(x)."""
     if act == RELU:
         return g if y > 0 else np.float32(0) * g
@@ -50,7 +50,7 @@ def _act_gradient(g, y, act, slope):  # type: ignore[no-untyped-def]
 
 
 @job("m v m i f")
-def bias_act(x, bias, y, act, slope, first, last, part):  # type: ignore[no-untyped-def]
+def bias_act(x, bias, y, act, slope, first, last, part):
     """y = act(x + bias[c])"""
     slope = np.float32(slope)
     for i in range(first, last):
@@ -59,7 +59,7 @@ def bias_act(x, bias, y, act, slope, first, last, part):  # type: ignore[no-unty
 
 
 @job("m m m d i f")
-def bias_act_backward(g, y, gx, gbias, act, slope, first, last, part):  # type: ignore[no-untyped-def]
+def bias_act_backward(g, y, gx, gbias, act, slope, first, last, part):
     """gx = g · act'(y),   gbias[c] = Σ gx"""
     gbias = gbias[part]
     slope = np.float32(slope)
@@ -73,7 +73,7 @@ def bias_act_backward(g, y, gx, gbias, act, slope, first, last, part):  # type: 
 
 
 @job("m d")
-def column_sums(g, sums, first, last, part):  # type: ignore[no-untyped-def]
+def column_sums(g, sums, first, last, part):
     """sums[c] = Σ g"""
     sums = sums[part]
     for c in range(g.shape[1]):
@@ -87,7 +87,7 @@ def column_sums(g, sums, first, last, part):  # type: ignore[no-untyped-def]
 
 
 @job("m d d")
-def moments(x, sums, squares, first, last, part):  # type: ignore[no-untyped-def]
+def moments(x, sums, squares, first, last, part):
     """sums[c] = Σ x,   squares[c] = Σ x²"""
     sums, squares = sums[part], squares[part]
     for c in range(x.shape[1]):
@@ -101,7 +101,7 @@ def moments(x, sums, squares, first, last, part):  # type: ignore[no-untyped-def
 
 
 @job("m v v v m i f")
-def normalise(x, mean, scale, bias, y, act, slope, first, last, part):  # type: ignore[no-untyped-def]
+def normalise(x, mean, scale, bias, y, act, slope, first, last, part):
     """y = act((x - mean[c]) · scale[c] + bias[c])"""
     slope = np.float32(slope)
     for i in range(first, last):
@@ -110,7 +110,7 @@ def normalise(x, mean, scale, bias, y, act, slope, first, last, part):  # type: 
 
 
 @job("m m m v v d d i f")
-def batch_norm_sums(g, x, y, mean, rstd, ga_sum, gax_sum, act, slope, first, last, part):  # type: ignore[no-untyped-def]
+def batch_norm_sums(g, x, y, mean, rstd, ga_sum, gax_sum, act, slope, first, last, part):
     """With ga = g · act'(y):   ga_sum[c] = Σ ga,   gax_sum[c] = Σ ga · (x - mean) · rstd"""
     ga_sum, gax_sum = ga_sum[part], gax_sum[part]
     slope = np.float32(slope)
@@ -125,7 +125,7 @@ def batch_norm_sums(g, x, y, mean, rstd, ga_sum, gax_sum, act, slope, first, las
 
 
 @job("m m m v v v v v m i f")
-def batch_norm_gradient(  # type: ignore[no-untyped-def]
+def batch_norm_gradient(
     g, x, y, mean, rstd, scale, ga_mean, gax_mean, gx, act, slope, first, last, part
 ):
     """gx = scale · (ga - ga_mean - (x - mean) · rstd · gax_mean)"""
@@ -138,7 +138,7 @@ def batch_norm_gradient(  # type: ignore[no-untyped-def]
 
 
 @job("m m m m v v d d d i f")
-def batch_norm_double_sums(  # type: ignore[no-untyped-def]
+def batch_norm_double_sums(
     ggx, g, x, y, mean, rstd, ggx_sum, ggxx_sum, product_sum, act, slope, first, last, part
 ):
     """ggx_sum[c] = Σ ggx,   ggxx_sum[c] = Σ ggx·x̂,   product_sum[c] = Σ ggx·ga"""
@@ -157,7 +157,7 @@ def batch_norm_double_sums(  # type: ignore[no-untyped-def]
 
 
 @job("m m m m v v v v v v v v m m i f")
-def batch_norm_double_gradient(  # type: ignore[no-untyped-def]
+def batch_norm_double_gradient(
     ggx, g, x, y, mean, rstd, scale, e_ggx, e_ggxx, e_ga, e_gax, e_xhat, gg, gx, act, slope,
     first, last, part,
 ):  # fmt: skip
@@ -180,7 +180,7 @@ def batch_norm_double_gradient(  # type: ignore[no-untyped-def]
 
 
 @inner
-def _bce(x, target):  # type: ignore[no-untyped-def]
+def _bce(x, target):
     """(loss, gradient) of one logit: see reference.bce_with_logits."""
     one, target = np.float32(1), np.float32(target)
     e = np.exp(-abs(x))
@@ -191,7 +191,7 @@ def _bce(x, target):  # type: ignore[no-untyped-def]
 
 
 @job("v f v v")
-def bce_with_logits(x, target, loss, gx, first, last, part):  # type: ignore[no-untyped-def]
+def bce_with_logits(x, target, loss, gx, first, last, part):
     """loss[0] = mean of bce,   gx: its gradient"""
     total = 0.0
     for i in range(len(x)):
@@ -202,7 +202,7 @@ def bce_with_logits(x, target, loss, gx, first, last, part):  # type: ignore[no-
 
 
 @job("v v f v v")
-def logistic_d(real, fake, target, loss, g, first, last, part):  # type: ignore[no-untyped-def]
+def logistic_d(real, fake, target, loss, g, first, last, part):
     """loss[0] = bce(real, target) + bce(fake, 0),   g: its gradients by both, end to end"""
     totals = np.zeros(2)
     for k in range(2):
@@ -215,7 +215,7 @@ def logistic_d(real, fake, target, loss, g, first, last, part):  # type: ignore[
 
 
 @job("v v v")
-def logit_figures(real, fake, figures, first, last, part):  # type: ignore[no-untyped-def]
+def logit_figures(real, fake, figures, first, last, part):
     """figures (6,): see reference.logit_figures"""
     for k in range(2):
         x, sign = (real, 1) if k == 0 else (fake, -1)
@@ -234,7 +234,7 @@ def logit_figures(real, fake, figures, first, last, part):  # type: ignore[no-un
 
 
 @job("v v v v f f f f f f")
-def adam(p, g, m, v, beta1, beta2, rate, root, eps, decay, first, last, part):  # type: ignore[no-untyped-def]
+def adam(p, g, m, v, beta1, beta2, rate, root, eps, decay, first, last, part):
     """m = β1·m + (1-β1)·g,  v = β2·v + (1-β2)·g²,  p = p·decay - rate · m / (sqrt(v·root) + eps)"""
     new_m, new_v = np.float32(1 - beta1), np.float32(1 - beta2)
     rate, root, eps = np.float32(rate), np.float32(root), np.float32(eps)

@@ -35,7 +35,7 @@ IN_PLACE, PADDED, LAID_OUT = range(3)
 
 
 @inner
-def _patches(x, how, n0, n1, area, table, geometry):  # type: ignore[no-untyped-def]
+def _patches(x, how, n0, n1, area, table, geometry):
     """Fill `table` with the addresses of the patches of images n0 .. n1.
 
     Returns (runs, stride, length) of each.
@@ -77,7 +77,7 @@ def _patches(x, how, n0, n1, area, table, geometry):  # type: ignore[no-untyped-
 @job("v v m v i i f i i m t g")
 def conv2d(
     x, panels, y, bias, finish, act, slope, how, piece, area, table, geometry, first, last, part
-):  # type: ignore[no-untyped-def]
+):
     """y[(n,p,q), k] = act(Σ patch[(n,p,q)] · filter[k] + bias[k])   of the images first .. last
 
     panels: the filters, packed.   finish: whether bias and act apply.   piece: images at a time.
@@ -98,7 +98,7 @@ def conv2d(
 
 
 @inner
-def _phase(i, taps, stride, pad):  # type: ignore[no-untyped-def]
+def _phase(i, taps, stride, pad):
     """The taps that pixels h ≡ i (mod stride) of a convolution's input have met: number and first,
     and the output p that the last of them belongs to, for h = i."""
     first = (i + pad) % stride
@@ -106,7 +106,7 @@ def _phase(i, taps, stride, pad):  # type: ignore[no-untyped-def]
 
 
 @job("v v g i")
-def pack_phases(w, panels, geometry, k, first, last, part):  # type: ignore[no-untyped-def]
+def pack_phases(w, panels, geometry, k, first, last, part):
     """The filters of `conv2d_dgrad`'s phases, one behind the other: their panels first .. last.
 
     w (K,C,R,S), flat.
@@ -132,7 +132,7 @@ def pack_phases(w, panels, geometry, k, first, last, part):  # type: ignore[no-u
 @job("v v m v i i f i m t g i")
 def conv2d_dgrad(
     g, panels, gx, bias, finish, act, slope, piece, area, table, geometry, k, first, last, part
-):  # type: ignore[no-untyped-def]
+):
     """gx = act(Σ g · filters + bias), the transposed convolution, of the images first .. last
 
     Pixels of gx whose rows and columns leave the same remainders by the stride, a phase, have met
@@ -174,7 +174,7 @@ def conv2d_dgrad(
 
 
 @job("v m v i i f g")
-def col2im(cols, gx, bias, finish, act, slope, geometry, first, last, part):  # type: ignore[no-untyped-def]
+def col2im(cols, gx, bias, finish, act, slope, geometry, first, last, part):
     """gx = act(Σ of cols[patch, tap] over the patches and taps that have met the pixel + bias)
 
     cols (N·P·Q, R·S·C), flat: g · filters.   gx (N·H·W, C), its images first .. last.
@@ -218,7 +218,7 @@ def col2im(cols, gx, bias, finish, act, slope, geometry, first, last, part):  # 
 
 
 @job("v v m i i m t g i")
-def conv2d_wgrad(x, g, sums, how, piece, area, table, geometry, k, first, last, part):  # type: ignore[no-untyped-def]
+def conv2d_wgrad(x, g, sums, how, piece, area, table, geometry, k, first, last, part):
     """sums[k, run, i] = Σ_pixel g[pixel, k] · patch[pixel][run, i]   over the images first .. last
 
     sums (K, runs, length rounded up to whole vectors), flat.
@@ -241,7 +241,7 @@ def conv2d_wgrad(x, g, sums, how, piece, area, table, geometry, k, first, last, 
 
 
 @job("v v i i i i i")
-def add_sums(sums, gw, parts, k, runs, length, c, first, last, part):  # type: ignore[no-untyped-def]
+def add_sums(sums, gw, parts, k, runs, length, c, first, last, part):
     """gw (K,C,taps) = Σ_part sums, which are as conv2d_wgrad leaves them; filters first .. last"""
     width = (length + LANES - 1) // LANES * LANES
     along = length // c

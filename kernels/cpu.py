@@ -456,7 +456,7 @@ def conv2d_wgrad(
     shards, piece = _shards(n, geometry.work), geometry.piece(pixels)
     sums = np.empty((shards, k * runs * _whole(length)), np.float32)
     space = _space(shards, piece * geometry.area(how), piece * pixels)
-    arguments = images, flat, sums, how, piece, *space, numbers, k
+    arguments: tuple[Any, ...] = images, flat, sums, how, piece, *space, numbers, k
     _share(_conv.conv2d_wgrad, arguments, n, geometry.work)
     gw = np.empty((k, c, *taps), np.float32)
     arguments = sums.reshape(-1), gw.reshape(-1), shards, k, runs, length, c
@@ -529,9 +529,9 @@ def bias_act_backward(g: Array, y: Array, act: str, slope: float) -> tuple[Array
         return plain.bias_act_backward(g, y, act, slope)
     g_rows = _rows(g)
     sums = _sums(g.shape[1])
-    if act == "linear":
-        gx, job, arguments = g, _loops.column_sums, (g_rows, sums)
-    else:
+    gx, job = g, _loops.column_sums
+    arguments: tuple[Any, ...] = g_rows, sums
+    if act != "linear":
         gx_rows = np.empty_like(g_rows)
         gx, job = _images(gx_rows, g.shape), _loops.bias_act_backward
         arguments = g_rows, _rows(y), gx_rows, sums, _loops.ACTS[act], slope
@@ -572,7 +572,7 @@ def batch_norm_backward(
     m, c = x_rows.shape
     code = _loops.ACTS[act]
     sums = _sums(c), _sums(c)
-    arguments = g_rows, x_rows, y_rows, mean, rstd, *sums, code, slope
+    arguments: tuple[Any, ...] = g_rows, x_rows, y_rows, mean, rstd, *sums, code, slope
     shards = _share(_loops.batch_norm_sums, arguments, m, x.size)
     gbias, gweight = (a[:shards, :c].sum(axis=0) for a in sums)
     scale = rstd if weight is None else rstd * weight

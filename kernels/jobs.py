@@ -41,7 +41,7 @@ _word = ir.IntType(64)
 @cache
 def _tuple_type(kinds: str) -> Any:
     listed = ", ".join(_TYPES[kind] for kind in kinds.split())
-    return types.Tuple(sigutils.normalize_signature(f"void({listed})")[0])
+    return numba.types.Tuple(sigutils.normalize_signature(f"void({listed})")[0])
 
 
 # ---------------------------------------------------------------------------------------- machine
@@ -125,7 +125,7 @@ def _call(_: Any, code: Any, arguments: Any, first: Any, last: Any, part: Any) -
     return types.void(*[types.int64] * 5), generate
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[call-overload]
+@intrinsic(prefer_literal=True)
 def _invoke(_: Any, name: Any, version: Any, at: Any, first: Any, last: Any, part: Any) -> Any:
     """Call the kernel of that name with the arguments that lie at `at`."""
     chosen = _jobs[name.literal_value]
@@ -199,7 +199,7 @@ class Job:
                 return
             name, version = self.name, _version()
 
-            def code(at, first, last, part):  # type: ignore[no-untyped-def]
+            def code(at, first, last, part):
                 _invoke(name, version, at, first, last, part)
 
             code.__qualname__ = name  # and with it the file that Numba keeps it in
@@ -286,13 +286,13 @@ def new_pool(workers: int) -> tuple[Any, Any]:
 
 
 @inner
-def _arguments(pool):  # type: ignore[no-untyped-def]
+def _arguments(pool):
     """They lie before the first row."""
     return pool - 8 * _ARGUMENTS
 
 
 @inner
-def _work(pool):  # type: ignore[no-untyped-def]
+def _work(pool):
     """Do parts of the task while there are any. Returns whether there were."""
     any_done = False
     while True:
@@ -309,7 +309,7 @@ def _work(pool):  # type: ignore[no-untyped-def]
 
 
 @_kept(numba.njit, ["boolean(int64, int64)"], nogil=True)
-def finished(pool, turns):  # type: ignore[no-untyped-def]
+def finished(pool, turns):
     """Whether all parts of the task are done, now or within so many looks."""
     parts = _load(pool + 8 * TASK) >> 16 & 0xFFFF
     for _ in range(turns):
@@ -318,7 +318,7 @@ def finished(pool, turns):  # type: ignore[no-untyped-def]
     return False
 
 
-def _start(pool, code, arguments, count, parts):  # type: ignore[no-untyped-def]
+def _start(pool, code, arguments, count, parts):
     """Give out a job in `parts` shards of 0 .. count, and help. Returns whether it is `finished`.
 
     pool: its address.   code: that of the job.
@@ -334,7 +334,7 @@ def _start(pool, code, arguments, count, parts):  # type: ignore[no-untyped-def]
 
 
 @_kept(numba.njit, ["void(int64, int64, int64)"], nogil=True)
-def serve(pool, asleep, turns):  # type: ignore[no-untyped-def]
+def serve(pool, asleep, turns):
     """Do parts of tasks, until for so many looks there was none.   asleep: address of the word."""
     _store(asleep, 0)
     looks = 0

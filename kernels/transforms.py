@@ -94,7 +94,7 @@ def _by_size(matrices: Sequence[Matrix], to_points: bool) -> Any:
     f22, f23, f32, f33 = (_transform(m, n, to_points) for m in matrices for n in matrices)
 
     @inner
-    def apply(m, n, x, down, across, rows, pitch, places, length):  # type: ignore[no-untyped-def]
+    def apply(m, n, x, down, across, rows, pitch, places, length):
         if m == 2:
             if n == 2:
                 f22(x, down, across, rows, pitch, places, length)

@@ -64,18 +64,18 @@ Array = Any
 
 
 @inner
-def _tiles(outputs, threes):  # type: ignore[no-untyped-def]
+def _tiles(outputs, threes):
     return (outputs - threes) // 2
 
 
 @inner
-def _begin(tile, threes):  # type: ignore[no-untyped-def]
+def _begin(tile, threes):
     """(the tile's first output, how many it has)"""
     return 2 * tile + min(tile, threes), 3 if tile < threes else 2
 
 
 @inner
-def _counts(grid, point):  # type: ignore[no-untyped-def]
+def _counts(grid, point):
     """How many tiles along each axis have this point."""
     p, q, threes_p, threes_q = grid
     high = threes_p if point // POINTS == 3 else _tiles(p, threes_p)
@@ -84,7 +84,7 @@ def _counts(grid, point):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _starts(grid, images, starts):  # type: ignore[no-untyped-def]
+def _starts(grid, images, starts):
     """starts[point]: its first row; starts[16]: the number of rows"""
     starts[0] = 0
     for point in range(POINTS * POINTS):
@@ -93,7 +93,7 @@ def _starts(grid, images, starts):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _places(grid, starts, n, i, j, places):  # type: ignore[no-untyped-def]
+def _places(grid, starts, n, i, j, places):
     """places[point]: the row of tile (i,j) of image n"""
     for point in range(POINTS * POINTS):
         high, wide = _counts(grid, point)
@@ -101,7 +101,7 @@ def _places(grid, starts, n, i, j, places):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _inputs(area, start, geometry, grid, images, starts, places, rows):  # type: ignore[no-untyped-def]
+def _inputs(area, start, geometry, grid, images, starts, places, rows):
     """rows = Bᵀ d B of the padded images in `area`, of which the tiles begin `start` floats in"""
     _, _, c, _, _, high, wide, step, _, _, _ = geometry
     p, q, threes_p, threes_q = grid
@@ -124,7 +124,7 @@ def _between(transform: Any) -> Any:
     """Between rows and the tiles of y, of which the first image's begin with pixel `start`."""
 
     @inner
-    def apply(y, start, k, geometry, grid, images, starts, places, rows):  # type: ignore[no-untyped-def]
+    def apply(y, start, k, geometry, grid, images, starts, places, rows):
         _, _, _, _, _, _, _, _, step, wide, pixels = geometry
         p, q, threes_p, threes_q = grid
         for n in range(images):
@@ -146,7 +146,7 @@ _outputs, _output_gradients = _between(_output), _between(_output_gradient)
 
 
 @inner
-def _aligned(address):  # type: ignore[no-untyped-def]
+def _aligned(address):
     """The next where a vector lies in one line of cache."""
     return -(-address // (4 * LANES)) * (4 * LANES)
 
@@ -164,7 +164,7 @@ SPARE = 3 * POINTS * POINTS
 
 
 @job("v v i i i i m t")
-def winograd_filters(w, u, c, k, turned, points_q, area, table, first, last, part):  # type: ignore[no-untyped-def]
+def winograd_filters(w, u, c, k, turned, points_q, area, table, first, last, part):
     """u = G w Gᵀ, as panels of LANES columns, those numbered first .. last of each point
 
     conv2d's:   u[point][panel of K][e, f, c]
@@ -195,7 +195,7 @@ def winograd_filters(w, u, c, k, turned, points_q, area, table, first, last, par
 
 
 @job("v v m v i i f i m t t g")
-def winograd(  # type: ignore[no-untyped-def]
+def winograd(
     x,
     u,
     y,
@@ -211,7 +211,7 @@ def winograd(  # type: ignore[no-untyped-def]
     first,
     last,
     part,
-):  # type: ignore[no-untyped-def]
+):
     """y = act(the convolutions of `plan` + bias), of the images first .. last
 
     u: of winograd_filters, one set for each line of the plan.   piece: images at a time.
@@ -250,9 +250,7 @@ def winograd(  # type: ignore[no-untyped-def]
 
 
 @job("v v i m t t g i")
-def winograd_wgrad(  # type: ignore[no-untyped-def]
-    x, g, piece, area, table, plan, numbers, k, first, last, part
-):
+def winograd_wgrad(x, g, piece, area, table, plan, numbers, k, first, last, part):
     """sums[point, k, (e,f,c)] = Σ_tile A g Aᵀ · Bᵀ d B   over the images first .. last
 
     sums: where `area` begins.
@@ -289,7 +287,7 @@ def winograd_wgrad(  # type: ignore[no-untyped-def]
 
 
 @job("m v i i i i i t")
-def winograd_gradient(area, gw, parts, c, k, points_p, points_q, table, first, last, part):  # type: ignore[no-untyped-def]
+def winograd_gradient(area, gw, parts, c, k, points_p, points_q, table, first, last, part):
     """gw = Gᵀ (Σ_part sums) G, filters first .. last.   gw (K,C,4,4), flat
 
     area: as winograd_wgrad left it.

@@ -113,7 +113,7 @@ def _(g, x, shape, stride, pad, dilation, groups):  # type: ignore[no-untyped-de
     )
 
 
-def _gw(x: Array, gy: Array, taps: Pair, how: Any) -> Any:
+def _gw(x: Array, gy: Array, taps: Pair, how: tuple[Pair, Pads, Pair, int]) -> Any:
     """conv2d_wgrad, on a GPU perhaps in slices that the engine adds up later."""
     stride, pad, dilation, groups = how
     if kernels.sums_later(x):
