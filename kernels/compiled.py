@@ -27,7 +27,7 @@ ACTS = {
 
 
 @numba.njit(inline="always")
-def _act(v, act, slope):
+def activated(v, act, slope):
     if act == RELU:
         return np.float32(0) if v <= 0 else v  # a NaN stays one
     if act == LEAKY_RELU:
@@ -55,7 +55,7 @@ def bias_act(x, bias, y, act, slope, first, last, part):
     slope = np.float32(slope)
     for i in range(first, last):
         for c in range(x.shape[1]):
-            y[i, c] = _act(x[i, c] + bias[c], act, slope)
+            y[i, c] = activated(x[i, c] + bias[c], act, slope)
 
 
 @job("m m m d i f")
@@ -106,7 +106,7 @@ def normalise(x, mean, scale, bias, y, act, slope, first, last, part):
     slope = np.float32(slope)
     for i in range(first, last):
         for c in range(x.shape[1]):
-            y[i, c] = _act((x[i, c] - mean[c]) * scale[c] + bias[c], act, slope)
+            y[i, c] = activated((x[i, c] - mean[c]) * scale[c] + bias[c], act, slope)
 
 
 @job("m m m v v d d i f")

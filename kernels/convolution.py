@@ -19,16 +19,16 @@ import numpy as np
 
 from minigan.kernels.gemm import (
     CHUNK,
-    _address,
-    _bias_act,
-    _outer,
-    _pack,
-    _pad,
-    _product,
-    _transpose,
+    address,
+    bias_act_rows,
+    outer_product,
+    pack_columns,
+    pad_images,
+    product,
+    transpose_block,
 )
 from minigan.kernels.jobs import inner, job
-from minigan.kernels.tiles import LANES, _move
+from minigan.kernels.tiles import LANES, copy_vector
 
 # Where patches are read: in x, in a copy of it with its padding, or laid out one by one.
 IN_PLACE, PADDED, LAID_OUT = range(3)
@@ -43,12 +43,12 @@ def _patches(x, how, n0, n1, area, table, geometry):
     h, w, c, p, q, taps_r, taps_s, sh, sw, top, left, dh, dw = geometry
     if how == IN_PLACE:
         high, wide = h, w
-        start = _address(x, n0 * h * w * c)
+        start = address(x, n0 * h * w * c)
     else:
         high = max(h + top, (p - 1) * sh + dh * (taps_r - 1) + 1)
         wide = max(w + left, (q - 1) * sw + dw * (taps_s - 1) + 1)
-        _pad(x, area, n0, n1, h, w, c, top, left, high - h - top, wide - w - left)
-        start = _address(area, 0)
+        pad_images(x, area, n0, n1, h, w, c, top, left, high - h - top, wide - w - left)
+        start = address(area, 0)
     i = 0
     for n in range(n1 - n0):
         for row in range(p):
@@ -60,7 +60,7 @@ def _patches(x, how, n0, n1, area, table, geometry):
         return taps_r, dh * wide * c, taps_s * c
     depth = taps_r * taps_s * c
     runs, run = (1, taps_s * c) if dw == 1 else (taps_s, c)
-    to = _address(area, (n1 - n0) * high * wide * c)
+    to = address(area, (n1 - n0) * high * wide * c)
     for i in range(len(table)):
         if i == (n1 - n0) * p * q:
             break
@@ -69,7 +69,7 @@ def _patches(x, how, n0, n1, area, table, geometry):
             for s in range(runs):
                 at = patch + 4 * c * (r * dh * wide + s * dw)
                 for j in range(0, run, LANES):  # what is too much, the next run covers
-                    _move(at + 4 * j, to + 4 * j)
+                    copy_vector(at + 4 * j, to + 4 * j)
                 to += 4 * run
     return 1, 0, depth
 
@@ -92,9 +92,9 @@ def conv2d(
         runs, stride, length = _patches(x, how, n0, n1, area, rows, geometry)
         for i in range(count):
             to[i] = y.ctypes.data + 4 * k * (n0 * pixels + i)
-        _product(rows, count, runs, stride, length, panels, runs * length, LANES, k, to)
+        product(rows, count, runs, stride, length, panels, runs * length, LANES, k, to)
         if finish:
-            _bias_act(y, bias, act, slope, n0 * pixels, n1 * pixels)
+            bias_act_rows(y, bias, act, slope, n0 * pixels, n1 * pixels)
 
 
 @inner
@@ -126,7 +126,7 @@ def pack_phases(w, panels, geometry, k, first, last, part):
                 starts[tap_r * taps_s + tap_s] = at + m * k * LANES
                 steps[tap_r * taps_s + tap_s] = size
             at += size * width
-    _pack(w, c, taps, k, c * taps, panels, starts, steps, first, last)
+    pack_columns(w, c, taps, k, c * taps, panels, starts, steps, first, last)
 
 
 @job("v v m v i i f i m t g i")
@@ -147,7 +147,7 @@ def conv2d_dgrad(
     area, rows, to = area[part], table[part, :half], table[part, half:]
     for n0 in range(first, last, piece):
         n1 = min(n0 + piece, last)
-        _pad(g, area, n0, n1, p, q, k, before_r, before_s, after_r, after_s)
+        pad_images(g, area, n0, n1, p, q, k, before_r, before_s, after_r, after_s)
         used = 0
         for i in range(sh):
             count_r, _, last_p = _phase(i, taps_r, sh, top)
@@ -161,16 +161,16 @@ def conv2d_dgrad(
                         at = ((n * high + line + y) * wide + column) * k
                         into = ((n0 + n) * h + i + y * sh) * w + j
                         for x in range((w - j + sw - 1) // sw):
-                            rows[m] = _address(area, at + x * k)
+                            rows[m] = address(area, at + x * k)
                             to[m] = gx.ctypes.data + 4 * c * (into + x * sw)
                             m += 1
                 depth = count_r * count_s * k
                 if m:
                     part = panels[used:]
-                    _product(rows, m, count_r, wide * k, count_s * k, part, depth, LANES, c, to)
+                    product(rows, m, count_r, wide * k, count_s * k, part, depth, LANES, c, to)
                 used += depth * ((c + LANES - 1) // LANES) * LANES
         if finish:
-            _bias_act(gx, bias, act, slope, n0 * h * w, n1 * h * w)
+            bias_act_rows(gx, bias, act, slope, n0 * h * w, n1 * h * w)
 
 
 @job("v m v i i f g")
@@ -214,7 +214,7 @@ def col2im(cols, gx, bias, finish, act, slope, geometry, first, last, part):
                                 a += x_step
                                 b += cols_step
         if finish:
-            _bias_act(gx, bias, act, slope, n * h * w, (n + 1) * h * w)
+            bias_act_rows(gx, bias, act, slope, n * h * w, (n + 1) * h * w)
 
 
 @job("v v m i i m t g i")
@@ -232,11 +232,11 @@ def conv2d_wgrad(x, g, sums, how, piece, area, table, geometry, k, first, last, 
         runs, stride, length = _patches(x, how, n0, n1, area, table, geometry)
         width = (length + LANES - 1) // LANES * LANES
         for i in range(0, count, CHUNK):
-            at = _address(g, (n0 * pixels + i) * k)
-            part, rows = min(CHUNK, count - i), _address(table, i)
+            at = address(g, (n0 * pixels + i) * k)
+            part, rows = min(CHUNK, count - i), address(table, i)
             for run in range(runs):
-                to = _address(sums, run * width)
-                _outer(at, k, k, rows, run * stride, length, part, to, runs * width, more)
+                to = address(sums, run * width)
+                outer_product(at, k, k, rows, run * stride, length, part, to, runs * width, more)
             more = 1
 
 
@@ -252,7 +252,7 @@ def add_sums(sums, gw, parts, k, runs, length, c, first, last, part):
                 to[j] += other[j]
         at, to = i * runs * width, i * c * runs * along
         if width == length:
-            _transpose(sums, at, c, runs * along, c, gw, to, runs * along)
+            transpose_block(sums, at, c, runs * along, c, gw, to, runs * along)
             continue
         for run in range(runs):
-            _transpose(sums, at + run * width, c, along, c, gw, to + run * along, runs * along)
+            transpose_block(sums, at + run * width, c, along, c, gw, to + run * along, runs * along)

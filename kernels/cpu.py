@@ -357,7 +357,7 @@ def _filters(w: Array) -> Array:
 
 
 def _columns(b: Array) -> tuple[Array, int, int]:
-    """b (depth,n) as the loops read it: flat, and two numbers, see gemm._product."""
+    """b (depth,n) as the loops read it: flat, and two numbers, see gemm.product."""
     depth, n = b.shape
     if b.T.flags.c_contiguous and not b.flags.c_contiguous:
         return _packed(_dense(b.T).reshape(-1), n, depth, 1, depth), depth, int(_gemm.LANES)

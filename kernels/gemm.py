@@ -1,7 +1,7 @@
 """Matrix products on one CPU core: the loops around a tile of registers, and what feeds it.
 
-    y = a · b       _product: rows of a are addresses, b lies in panels of LANES columns
-    y = aᵀ · b      _outer: rows of b are addresses; for gradients of weights
+    y = a · b       product: rows of a are addresses, b lies in panels of LANES columns
+    y = aᵀ · b      outer_product: rows of b are addresses; for gradients of weights
 
 That a row is an address, and not a place in a matrix, is what lets a convolution use them without
 a matrix of patches: see convolution.py.
@@ -12,19 +12,19 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from minigan.kernels.compiled import _act
+from minigan.kernels.compiled import activated
 from minigan.kernels.jobs import inner, job
 from minigan.kernels.tiles import (
     LANES,
     OUTER,
     OUTER_ROWS,
     ROWS,
-    _outer_11,
-    _outer_14,
-    _outer_41,
-    _outer_44,
-    _tile,
-    _turn,
+    outer_row_narrow,
+    outer_row,
+    outer_tile_narrow,
+    outer_tile,
+    product_tile,
+    transpose_square,
 )
 
 CHUNK = 64  # rows of an outer product between two visits to its tile
@@ -33,22 +33,22 @@ CHUNK = 64  # rows of an outer product between two visits to its tile
 
 
 @numba.njit(inline="always")
-def _address(a, index):
+def address(a, index):
     """Of a[index], a of one axis."""
     return a.ctypes.data + index * a.itemsize
 
 
 @inner
-def _transpose(a, start, pitch, m, n, b, to, b_pitch):
+def transpose_block(a, start, pitch, m, n, b, to, b_pitch):
     """b[to + j · b_pitch + i] = a[start + i · pitch + j],   i < m, j < n"""
     targets = np.empty(LANES, np.int64)
     for i in range(0, m, LANES):
         for j in range(0, n, LANES):
             if m - i >= LANES and n - j >= LANES:
                 for k in range(LANES):
-                    targets[k] = _address(b, to + (j + k) * b_pitch + i)
-                at = _address(a, start + i * pitch + j)
-                _turn(at, pitch, LANES, _address(targets, 0))
+                    targets[k] = address(b, to + (j + k) * b_pitch + i)
+                at = address(a, start + i * pitch + j)
+                transpose_square(at, pitch, LANES, address(targets, 0))
                 continue
             for k in range(j, min(j + LANES, n)):
                 line = b[to + k * b_pitch :]
@@ -60,11 +60,11 @@ def _transpose(a, start, pitch, m, n, b, to, b_pitch):
 def transpose(a, b, m, n, first, last, part):
     """b[i,k,j] = a[i,j,k],   first ≤ i < last.   a (·,m,n) -> b (·,n,m), flat"""
     for i in range(first, last):
-        _transpose(a, i * m * n, n, m, n, b, i * m * n, m)
+        transpose_block(a, i * m * n, n, m, n, b, i * m * n, m)
 
 
 @inner
-def _pack(w, n, n_step, outer, outer_step, panels, starts, steps, first, last):
+def pack_columns(w, n, n_step, outer, outer_step, panels, starts, steps, first, last):
     """Columns of w, floats that are n_step apart, made neighbours: panels of LANES of them.
 
     panels[starts[t] + panel · steps[t] + i · LANES + c] = w[column · n_step + i · outer_step + t],
@@ -82,8 +82,8 @@ def _pack(w, n, n_step, outer, outer_step, panels, starts, steps, first, last):
                 if count == LANES:
                     for k in range(LANES):
                         start = starts[t + k] + panel * steps[t + k] + i * LANES
-                        targets[k] = _address(panels, start)
-                    _turn(_address(w, at + t), n_step, width, _address(targets, 0))
+                        targets[k] = address(panels, start)
+                    transpose_square(address(w, at + t), n_step, width, address(targets, 0))
                     continue
                 for k in range(t, t + count):
                     line = panels[starts[k] + panel * steps[k] + i * LANES :]
@@ -101,11 +101,11 @@ def pack(w, panels, n, n_step, outer, taps, first, last, part):
     for t in range(taps):
         starts[t] = t * outer * LANES
         steps[t] = taps * outer * LANES
-    _pack(w, n, n_step, outer, taps, panels, starts, steps, first, last)
+    pack_columns(w, n, n_step, outer, taps, panels, starts, steps, first, last)
 
 
 @inner
-def _pad(x, to, n0, n1, h, w, c, top, left, bottom, right):
+def pad_images(x, to, n0, n1, h, w, c, top, left, bottom, right):
     """to (n1-n0, top+h+bottom, left+w+right, c): images n0 .. n1 of x in a frame of zeros"""
     line = (left + w + right) * c
     i = 0
@@ -131,7 +131,7 @@ def _pad(x, to, n0, n1, h, w, c, top, left, bottom, right):
 
 
 @inner
-def _product(a, count, runs, stride, length, b, step, pitch, n, y):
+def product(a, count, runs, stride, length, b, step, pitch, n, y):
     """y[i][0:n] = a[i] · b,   i < count.   a, y: tables of row addresses with ROWS spare places.
 
     b: the columns from j on begin at b[j · step], j a multiple of LANES, and their rows are `pitch`
@@ -140,15 +140,15 @@ def _product(a, count, runs, stride, length, b, step, pitch, n, y):
     for i in range(count, count + ROWS):
         a[i] = a[count - 1]
     for column in range(0, n, LANES):
-        at = _address(b, column * step)
+        at = address(b, column * step)
         for i in range(0, count, ROWS):
             rows, width = min(ROWS, count - i), min(LANES, n - column)
-            of, to = _address(a, i), _address(y, i)
-            _tile(of, runs, stride, length, at, pitch, to, column, rows, width)
+            of, to = address(a, i), address(y, i)
+            product_tile(of, runs, stride, length, at, pitch, to, column, rows, width)
 
 
 @numba.njit(inline="always")
-def _outer(a, pitch, rows, b, offset, columns, length, y, y_pitch, more):
+def outer_product(a, pitch, rows, b, offset, columns, length, y, y_pitch, more):
     """y[i, j] (+)= Σ_k a[k · pitch + i] · b[k][offset + j],   i < rows, j < columns, k < length
 
     Reads and writes up to a whole vector of columns.
@@ -159,34 +159,34 @@ def _outer(a, pitch, rows, b, offset, columns, length, y, y_pitch, more):
             if rows - i >= OUTER_ROWS:
                 if wide:
                     to = y + 4 * (i * y_pitch + j)
-                    _outer_44(a + 4 * i, pitch, b, offset + j, length, to, y_pitch, more)
+                    outer_tile(a + 4 * i, pitch, b, offset + j, length, to, y_pitch, more)
                     continue
                 for v in range(j, columns, LANES):
                     to = y + 4 * (i * y_pitch + v)
-                    _outer_41(a + 4 * i, pitch, b, offset + v, length, to, y_pitch, more)
+                    outer_tile_narrow(a + 4 * i, pitch, b, offset + v, length, to, y_pitch, more)
                 continue
             for r in range(i, rows):
                 if wide:
                     to = y + 4 * (r * y_pitch + j)
-                    _outer_14(a + 4 * r, pitch, b, offset + j, length, to, y_pitch, more)
+                    outer_row(a + 4 * r, pitch, b, offset + j, length, to, y_pitch, more)
                     continue
                 for v in range(j, columns, LANES):
                     to = y + 4 * (r * y_pitch + v)
-                    _outer_11(a + 4 * r, pitch, b, offset + v, length, to, y_pitch, more)
+                    outer_row_narrow(a + 4 * r, pitch, b, offset + v, length, to, y_pitch, more)
 
 
 @inner
-def _bias_act(y, bias, act, slope, first, last):
+def bias_act_rows(y, bias, act, slope, first, last):
     """y = act(y + bias), rows first .. last"""
     slope = np.float32(slope)
     for i in range(first, last):
         for j in range(y.shape[1]):
-            y[i, j] = _act(y[i, j] + bias[j], act, slope)
+            y[i, j] = activated(y[i, j] + bias[j], act, slope)
 
 
 @job("v i v i i m v i i f t")
 def matmul(x, depth, b, step, pitch, y, bias, finish, act, slope, table, first, last, part):
-    """y = act(x · b + bias), rows first .. last.   x (M,depth).   b, step, pitch: see _product.
+    """y = act(x · b + bias), rows first .. last.   x (M,depth).   b, step, pitch: see product.
 
     finish: whether bias and act apply.   table: 2 · (last - first + ROWS) long, at least.
     """
@@ -194,11 +194,11 @@ def matmul(x, depth, b, step, pitch, y, bias, finish, act, slope, table, first, 
     half = table.shape[1] // 2
     rows, to = table[part, :half], table[part, half:]
     for i in range(count):
-        rows[i] = _address(x, (first + i) * depth)
+        rows[i] = address(x, (first + i) * depth)
         to[i] = y.ctypes.data + 4 * (first + i) * n
-    _product(rows, count, 1, 0, depth, b, step, pitch, n, to)
+    product(rows, count, 1, 0, depth, b, step, pitch, n, to)
     if finish:
-        _bias_act(y, bias, act, slope, first, last)
+        bias_act_rows(y, bias, act, slope, first, last)
 
 
 @job("v i v i m v i i f m t")
@@ -213,17 +213,17 @@ def matmul_columns(
     rows, panel = table[part], area[part]
     count, n = y.shape
     for i in range(count + ROWS):
-        rows[i] = _address(x, min(i, count - 1) * depth)
+        rows[i] = address(x, min(i, count - 1) * depth)
     to, targets = np.empty(ROWS, np.int64), np.empty(LANES, np.int64)
     for column in range(first * LANES, min(last * LANES, n), LANES):
         width = min(LANES, n - column)
-        at, pitch = _address(b, column), n
+        at, pitch = address(b, column), n
         if turned:
-            at, pitch = _address(panel, 0), LANES
+            at, pitch = address(panel, 0), LANES
             for k in range(0, depth - LANES + 1, LANES):
                 for j in range(LANES):
                     targets[j] = at + 4 * (k + j) * LANES
-                _turn(_address(b, column * depth + k), depth, width, _address(targets, 0))
+                transpose_square(address(b, column * depth + k), depth, width, address(targets, 0))
             for k in range(depth // LANES * LANES, depth):
                 for j in range(width):
                     panel[k * LANES + j] = b[(column + j) * depth + k]
@@ -231,13 +231,13 @@ def matmul_columns(
             here = min(ROWS, count - i)
             for j in range(here):
                 to[j] = y.ctypes.data + 4 * (i + j) * n
-            of = _address(rows, i)
-            _tile(of, 1, 0, depth, at, pitch, _address(to, 0), column, here, width)
+            of = address(rows, i)
+            product_tile(of, 1, 0, depth, at, pitch, address(to, 0), column, here, width)
             if finish:
                 for j in range(i, i + here):
                     line, shift = y[j, column : column + width], bias[column : column + width]
                     for c in range(width):
-                        line[c] = _act(line[c] + shift[c], act, slope)
+                        line[c] = activated(line[c] + shift[c], act, slope)
 
 
 @job("v i v m t")
@@ -249,8 +249,8 @@ def matmul_outer(a, pitch, b, y, table, first, last, part):
     n, rows = y.shape[1], table[part]
     depth = len(b) // n
     for k in range(depth):
-        rows[k] = _address(b, k * n)
+        rows[k] = address(b, k * n)
     for k in range(0, depth, CHUNK):
-        at, to = _address(a, k * pitch + first), y.ctypes.data + 4 * first * n
+        at, to = address(a, k * pitch + first), y.ctypes.data + 4 * first * n
         length = min(CHUNK, depth - k)
-        _outer(at, pitch, last - first, _address(rows, k), 0, n, length, to, n, k)
+        outer_product(at, pitch, last - first, address(rows, k), 0, n, length, to, n, k)

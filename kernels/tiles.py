@@ -25,46 +25,46 @@ _features = llvmlite.binding.get_host_cpu_features()
 _many_registers = bool(_features.get("avx512f")) or platform.machine() in ("arm64", "aarch64")
 
 LANES = 16 if _features.get("avx512f") else 8 if _features.get("avx") else 4  # floats of a vector
-ROWS = 8  # of _tile
-OUTER_ROWS, OUTER_VECTORS = 4, 4 if _many_registers else 2  # of _outer_tile
+ROWS = 8  # of product_tile
+OUTER_ROWS, OUTER_VECTORS = 4, 4 if _many_registers else 2  # of outer_tile
 OUTER = OUTER_VECTORS * LANES
 
-_float, _word = ir.FloatType(), ir.IntType(64)
-_vector = ir.VectorType(_float, LANES)
+_float, WORD = ir.FloatType(), ir.IntType(64)
+VECTOR = ir.VectorType(_float, LANES)
 
 
-class _Emitter:
+class Emitter:
     """Writes the LLVM code of a tile: `rows` × `vectors` vectors of y."""
 
     def __init__(self, builder: Any, rows: int, vectors: int) -> None:
         self.builder, self.rows, self.vectors = builder, rows, vectors
         # Variables to LLVM, which makes registers of them.
         self.sums = [
-            [cgutils.alloca_once(builder, _vector) for _ in range(vectors)] for _ in range(rows)
+            [cgutils.alloca_once(builder, VECTOR) for _ in range(vectors)] for _ in range(rows)
         ]
         self.fma = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_vector, [_vector] * 3), f"llvm.fmuladd.v{LANES}f32"
+            builder.module, ir.FunctionType(VECTOR, [VECTOR] * 3), f"llvm.fmuladd.v{LANES}f32"
         )
 
     def at(self, address: Any, floats: Any = 0) -> Any:
         """The address `floats` further on."""
         if isinstance(floats, int):
-            floats = ir.Constant(_word, floats)
-        return self.builder.add(address, self.builder.mul(floats, ir.Constant(_word, 4)))
+            floats = ir.Constant(WORD, floats)
+        return self.builder.add(address, self.builder.mul(floats, ir.Constant(WORD, 4)))
 
     def load(self, kind: Any, address: Any) -> Any:
         value = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
-        value.align = 8 if kind is _word else 4
+        value.align = 8 if kind is WORD else 4
         return value
 
     def word(self, table: Any, index: Any) -> Any:
         """table[index], of 64-bit words"""
-        return self.load(_word, self.at(table, self.builder.mul(index, ir.Constant(_word, 2))))
+        return self.load(WORD, self.at(table, self.builder.mul(index, ir.Constant(WORD, 2))))
 
     def splat(self, address: Any) -> Any:
         """The vector of the one float there."""
         lane = ir.IntType(32)
-        undefined = ir.Constant(_vector, ir.Undefined)
+        undefined = ir.Constant(VECTOR, ir.Undefined)
         one = self.builder.insert_element(undefined, self.load(_float, address), lane(0))
         first = ir.Constant(ir.VectorType(lane, LANES), [0] * LANES)
         return self.builder.shuffle_vector(one, undefined, first)
@@ -72,16 +72,16 @@ class _Emitter:
     def clear(self) -> None:
         for row in self.sums:
             for s in row:
-                self.builder.store(ir.Constant(_vector, [0.0] * LANES), s)
+                self.builder.store(ir.Constant(VECTOR, [0.0] * LANES), s)
 
     def fetch(self, y: list[Any]) -> None:
         for sums, row in zip(self.sums, y, strict=True):
             for j, s in enumerate(sums):
-                self.builder.store(self.load(_vector, self.at(row, j * LANES)), s)
+                self.builder.store(self.load(VECTOR, self.at(row, j * LANES)), s)
 
     def step(self, a: list[Any], b: Any) -> None:
         """sums[i] += a[i] · b, a and b addresses"""
-        vectors = [self.load(_vector, self.at(b, j * LANES)) for j in range(self.vectors)]
+        vectors = [self.load(VECTOR, self.at(b, j * LANES)) for j in range(self.vectors)]
         for sums, address in zip(self.sums, a, strict=True):
             factor = self.splat(address)
             for s, v in zip(sums, vectors, strict=True):
@@ -92,36 +92,36 @@ class _Emitter:
     def store(self, y: list[Any]) -> None:
         for sums, row in zip(self.sums, y, strict=True):
             for j, s in enumerate(sums):
-                to = self.builder.inttoptr(self.at(row, j * LANES), _vector.as_pointer())
+                to = self.builder.inttoptr(self.at(row, j * LANES), VECTOR.as_pointer())
                 self.builder.store(self.builder.load(s), to).align = 4
 
     def store_some(self, y: list[Any], rows: Any, columns: Any) -> None:
         """Of a tile of one vector: its first rows and columns."""
         lane, mask = ir.IntType(32), ir.VectorType(ir.IntType(1), LANES)
-        lanes = ir.Constant(ir.VectorType(_word, LANES), list(range(LANES)))
+        lanes = ir.Constant(ir.VectorType(WORD, LANES), list(range(LANES)))
         some = self.builder.insert_element(ir.Constant(lanes.type, ir.Undefined), columns, lane(0))
         first = ir.Constant(ir.VectorType(lane, LANES), [0] * LANES)
         some = self.builder.shuffle_vector(some, some, first)
         wanted = self.builder.icmp_signed("<", lanes, some)
-        pointer = _vector.as_pointer()
+        pointer = VECTOR.as_pointer()
         masked = cgutils.get_or_insert_function(
             self.builder.module,
-            ir.FunctionType(ir.VoidType(), [_vector, pointer, lane, mask]),
+            ir.FunctionType(ir.VoidType(), [VECTOR, pointer, lane, mask]),
             f"llvm.masked.store.v{LANES}f32.p0",
         )
         for i, ((s,), row) in enumerate(zip(self.sums, y, strict=True)):
-            with self.builder.if_then(self.builder.icmp_signed("<", _word(i), rows)):
+            with self.builder.if_then(self.builder.icmp_signed("<", WORD(i), rows)):
                 to = self.builder.inttoptr(row, pointer)
                 self.builder.call(masked, [self.builder.load(s), to, lane(4), wanted])
 
     @contextmanager
     def loop(self, count: Any) -> Any:
-        with cgutils.for_range(self.builder, count, intp=_word) as loop:
+        with cgutils.for_range(self.builder, count, intp=WORD) as loop:
             yield loop.index
 
 
 @intrinsic
-def _tile(
+def product_tile(
     _: Any, a: Any, runs: Any, stride: Any, length: Any, b: Any, pitch: Any, y: Any, column: Any,
     count: Any, width: Any,
 ) -> Any:  # fmt: skip
@@ -133,8 +133,8 @@ def _tile(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         a, runs, stride, length, b, pitch, y, column, count, width = arguments
-        e = _Emitter(builder, ROWS, 1)
-        rows = [e.word(a, _word(i)) for i in range(ROWS)]
+        e = Emitter(builder, ROWS, 1)
+        rows = [e.word(a, WORD(i)) for i in range(ROWS)]
         e.clear()
         with e.loop(runs) as run:
             starts = [e.at(row, builder.mul(run, stride)) for row in rows]
@@ -142,10 +142,10 @@ def _tile(
             with e.loop(length) as k:
                 at = builder.mul(builder.add(line, k), pitch)
                 e.step([e.at(start, k) for start in starts], e.at(b, at))
-        into = [e.at(e.word(y, _word(i)), column) for i in range(ROWS)]
+        into = [e.at(e.word(y, WORD(i)), column) for i in range(ROWS)]
         full = builder.and_(
-            builder.icmp_signed("==", count, _word(ROWS)),
-            builder.icmp_signed("==", width, _word(LANES)),
+            builder.icmp_signed("==", count, WORD(ROWS)),
+            builder.icmp_signed("==", width, WORD(LANES)),
         )
         with builder.if_else(full) as (then, otherwise):
             with then:
@@ -157,7 +157,7 @@ def _tile(
     return types.void(*[types.int64] * 10), generate
 
 
-def _outer_tile(rows: int, vectors: int) -> Any:
+def _outer(rows: int, vectors: int) -> Any:
     """The tile of a product that runs over rows: gw = Σ_pixel g[pixel] · x[pixel]."""
 
     @intrinsic
@@ -170,8 +170,8 @@ def _outer_tile(rows: int, vectors: int) -> Any:
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             a, pitch, b, offset, length, y, y_pitch, more = arguments
-            e = _Emitter(builder, rows, vectors)
-            into = [e.at(y, builder.mul(y_pitch, _word(i))) for i in range(rows)]
+            e = Emitter(builder, rows, vectors)
+            into = [e.at(y, builder.mul(y_pitch, WORD(i))) for i in range(rows)]
             with builder.if_else(cgutils.is_not_null(builder, more)) as (then, otherwise):
                 with then:
                     e.fetch(into)
@@ -188,16 +188,16 @@ def _outer_tile(rows: int, vectors: int) -> Any:
     return tile
 
 
-_outer_44, _outer_41 = _outer_tile(OUTER_ROWS, OUTER_VECTORS), _outer_tile(OUTER_ROWS, 1)
-_outer_14, _outer_11 = _outer_tile(1, OUTER_VECTORS), _outer_tile(1, 1)
+outer_tile, outer_tile_narrow = _outer(OUTER_ROWS, OUTER_VECTORS), _outer(OUTER_ROWS, 1)
+outer_row, outer_row_narrow = _outer(1, OUTER_VECTORS), _outer(1, 1)
 
 
 @intrinsic
-def _move(_: Any, source: Any, target: Any) -> Any:
+def copy_vector(_: Any, source: Any, target: Any) -> Any:
     """Copy one vector from address to address."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _vector.as_pointer()
+        pointer = VECTOR.as_pointer()
         value = builder.load(builder.inttoptr(arguments[0], pointer))
         value.align = 4
         builder.store(value, builder.inttoptr(arguments[1], pointer)).align = 4
@@ -207,7 +207,7 @@ def _move(_: Any, source: Any, target: Any) -> Any:
 
 
 @intrinsic
-def _turn(_: Any, source: Any, pitch: Any, rows: Any, targets: Any) -> Any:
+def transpose_square(_: Any, source: Any, pitch: Any, rows: Any, targets: Any) -> Any:
     """Transpose LANES × LANES floats:   target[j][i] = source[i · pitch + j]
 
     source: address.   targets: that of a table of addresses.   rows: those that may be read; beyond
@@ -216,13 +216,13 @@ def _turn(_: Any, source: Any, pitch: Any, rows: Any, targets: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         source, pitch, rows, targets = arguments
-        e = _Emitter(builder, 0, 0)
-        last = builder.sub(rows, _word(1))
+        e = Emitter(builder, 0, 0)
+        last = builder.sub(rows, WORD(1))
         vectors = []
         for i in range(LANES):
-            there = builder.icmp_signed("<", _word(i), rows)
-            row = builder.select(there, _word(i), last)
-            vectors.append(e.load(_vector, e.at(source, builder.mul(row, pitch))))
+            there = builder.icmp_signed("<", WORD(i), rows)
+            row = builder.select(there, WORD(i), last)
+            vectors.append(e.load(VECTOR, e.at(source, builder.mul(row, pitch))))
         step = 1
         while step < LANES:  # swap blocks of step × step that face each other across the diagonal
             upper = [j if not j & step else LANES + j - step for j in range(LANES)]
@@ -235,7 +235,7 @@ def _turn(_: Any, source: Any, pitch: Any, rows: Any, targets: Any) -> Any:
                         vectors[to] = builder.shuffle_vector(*pair, mask)
             step *= 2
         for j, vector in enumerate(vectors):
-            to = builder.inttoptr(e.word(targets, _word(j)), _vector.as_pointer())
+            to = builder.inttoptr(e.word(targets, WORD(j)), VECTOR.as_pointer())
             builder.store(vector, to).align = 4
         return context.get_dummy_value()
 

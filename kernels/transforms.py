@@ -14,12 +14,12 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from minigan.kernels.jobs import inner
-from minigan.kernels.tiles import LANES, _Emitter, _vector, _word
+from minigan.kernels.tiles import LANES, Emitter, VECTOR, WORD
 
 Matrix = Sequence[Sequence[float]]
 
 # At the points 0, 1, ∞ and -1, for tiles of two and of three outputs.
-B_TURNED = (
+B_TRANSPOSED = (
     ((1, -1, 0), (0, 1, 0), (0, -1, 1)),
     ((1, 0, -1, 0), (0, 0.5, 0.5, 0), (0, -1, 0, 1), (0, -0.5, 0.5, 0)),
 )
@@ -28,7 +28,7 @@ G = ((1, 0), (1, 1), (0, 1)), ((1, 0), (1, 1), (0, 1), (1, -1))
 POINTS = 4  # of an axis, at most
 
 
-def _turned(m: Matrix) -> Matrix:
+def _transposed(m: Matrix) -> Matrix:
     return tuple(zip(*m, strict=True))
 
 
@@ -40,7 +40,7 @@ def _sums(builder: Any, matrix: Matrix, vectors: Sequence[Any]) -> list[Any]:
         for factor, vector in zip(line, vectors, strict=True):
             if factor:
                 if factor != 1:
-                    vector = builder.fmul(vector, ir.Constant(_vector, [float(factor)] * LANES))
+                    vector = builder.fmul(vector, ir.Constant(VECTOR, [float(factor)] * LANES))
                 total = vector if total is None else builder.fadd(total, vector)
         sums.append(total)
     return sums
@@ -60,27 +60,27 @@ def _transform(left: Matrix, right: Matrix, to_points: bool) -> Any:
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             x, down, across, rows, pitch, places, length = arguments
-            e = _Emitter(builder, 0, 0)
+            e = Emitter(builder, 0, 0)
 
             def on_grid(i: int, j: int) -> Any:
-                shift = builder.add(builder.mul(down, _word(i)), builder.mul(across, _word(j)))
+                shift = builder.add(builder.mul(down, WORD(i)), builder.mul(across, WORD(j)))
                 return e.at(x, shift)
 
             def in_rows(i: int, j: int) -> Any:
-                place = e.word(places, _word(i * POINTS + j))
+                place = e.word(places, WORD(i * POINTS + j))
                 return e.at(rows, builder.mul(place, pitch))
 
             of, to = (on_grid, in_rows) if to_points else (in_rows, on_grid)
             high, wide = range(len(left[0])), range(len(right[0]))
             sources = [[of(i, j) for j in wide] for i in high]
             targets = [[to(i, j) for j in range(len(right))] for i in range(len(left))]
-            with e.loop(builder.sdiv(length, _word(LANES))) as i:
-                at = builder.mul(i, _word(LANES))
-                blocks = [[e.load(_vector, e.at(s, at)) for s in line] for line in sources]
-                columns = [_sums(builder, left, column) for column in _turned(blocks)]
-                for line, values in zip(targets, _turned(columns), strict=True):
+            with e.loop(builder.sdiv(length, WORD(LANES))) as i:
+                at = builder.mul(i, WORD(LANES))
+                blocks = [[e.load(VECTOR, e.at(s, at)) for s in line] for line in sources]
+                columns = [_sums(builder, left, column) for column in _transposed(blocks)]
+                for line, values in zip(targets, _transposed(columns), strict=True):
                     for target, value in zip(line, _sums(builder, right, values), strict=True):
-                        pointer = builder.inttoptr(e.at(target, at), _vector.as_pointer())
+                        pointer = builder.inttoptr(e.at(target, at), VECTOR.as_pointer())
                         builder.store(value, pointer).align = 4
             return context.get_dummy_value()
 
@@ -108,8 +108,8 @@ def _by_size(matrices: Sequence[Matrix], to_points: bool) -> Any:
     return apply
 
 
-_input = _by_size(B_TURNED, True)  # Bᵀ d B
-_output = _by_size([_turned(a) for a in A], False)  # Aᵀ M A
-_output_gradient = _by_size(A, True)  # A g Aᵀ
-_filter = _by_size(G, True)  # G w Gᵀ
-_filter_gradient = _by_size([_turned(g) for g in G], False)  # Gᵀ U G
+input_transform = _by_size(B_TRANSPOSED, True)  # Bᵀ d B
+output_transform = _by_size([_transposed(a) for a in A], False)  # Aᵀ M A
+output_gradient_transform = _by_size(A, True)  # A g Aᵀ
+filter_transform = _by_size(G, True)  # G w Gᵀ
+filter_gradient_transform = _by_size([_transposed(g) for g in G], False)  # Gᵀ U G

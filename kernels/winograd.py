@@ -42,17 +42,24 @@ from typing import Any
 import numpy as np
 
 from minigan.kernels import cpu
-from minigan.kernels.gemm import _address, _bias_act, _outer, _pad, _product, _transpose
+from minigan.kernels.gemm import (
+    address,
+    bias_act_rows,
+    outer_product,
+    pad_images,
+    product,
+    transpose_block,
+)
 from minigan.kernels.jobs import inner, job
 from minigan.kernels.reference import Pads, Pair
 from minigan.kernels.tiles import LANES, ROWS
 from minigan.kernels.transforms import (
     POINTS,
-    _filter,
-    _filter_gradient,
-    _input,
-    _output,
-    _output_gradient,
+    filter_transform,
+    filter_gradient_transform,
+    input_transform,
+    output_transform,
+    output_gradient_transform,
 )
 
 Array = Any
@@ -114,9 +121,9 @@ def _inputs(area, start, geometry, grid, images, starts, places, rows):
                 _places(grid, starts, n, i, j, places)
                 at = start + ((n * high + step * y) * wide + step * x) * c
                 for e in range(step):
-                    _input(
-                        m, o, _address(area, at + e * line), step * line, step * c,
-                        rows + 4 * e * step * c, depth, _address(places, 0), step * c
+                    input_transform(
+                        m, o, address(area, at + e * line), step * line, step * c,
+                        rows + 4 * e * step * c, depth, address(places, 0), step * c
                     )  # fmt: skip
 
 
@@ -136,13 +143,13 @@ def _between(transform: Any) -> Any:
                     pixel = start + n * pixels + (line * wide + column) * step
                     transform(
                         m, o, y + 4 * pixel * k, step * wide * k, step * k, rows, k,
-                        _address(places, 0), k
+                        address(places, 0), k
                     )  # fmt: skip
 
     return apply
 
 
-_outputs, _output_gradients = _between(_output), _between(_output_gradient)
+_outputs, _output_gradients = _between(output_transform), _between(output_gradient_transform)
 
 
 @inner
@@ -164,33 +171,33 @@ SPARE = 3 * POINTS * POINTS
 
 
 @job("v v i i i i m t")
-def winograd_filters(w, u, c, k, turned, points_q, area, table, first, last, part):
+def winograd_filters(w, u, c, k, transposed, points_q, area, table, first, last, part):
     """u = G w Gᵀ, as panels of LANES columns, those numbered first .. last of each point
 
     conv2d's:   u[point][panel of K][e, f, c]
-    turned, for conv2d_dgrad:   u[e, f][point][panel of C][k]
+    transposed, for conv2d_dgrad:   u[e, f][point][panel of C][k]
     """
     places, area = table[part], area[part]
     points_p = len(u) // (c * k * 4 * points_q)
-    width, depth = (c // LANES, k) if turned else (k // LANES, 4 * c)
+    width, depth = (c // LANES, k) if transposed else (k // LANES, 4 * c)
     block = width * depth * LANES
     for i in range(points_p):
         for j in range(points_q):
             places[i * POINTS + j] = (i * points_q + j) * block
-    inputs, step, lane_step = (k, 16 * c, 16) if turned else (c, 16, 16 * c)
+    inputs, step, lane_step = (k, 16 * c, 16) if transposed else (c, 16, 16 * c)
     for panel in range(first, last):
         for i in range(inputs):
-            _transpose(
+            transpose_block(
                 w, panel * LANES * lane_step + i * step, lane_step, LANES, 16, area, 0, LANES
             )
             for e in range(2):
                 for f in range(2):
-                    tap, sign = ((2 + e) * 4 + 2 + f, -2) if turned else (e * 4 + f, 2)
+                    tap, sign = ((2 + e) * 4 + 2 + f, -2) if transposed else (e * 4 + f, 2)
                     to = (panel * depth + i) * LANES
-                    to += (e * 2 + f) * (points_p * points_q * block if turned else c * LANES)
-                    _filter(
-                        points_p - 1, points_q - 1, _address(area, tap * LANES), sign * 4 * LANES,
-                        sign * LANES, _address(u, to), 1, _address(places, 0), LANES
+                    to += (e * 2 + f) * (points_p * points_q * block if transposed else c * LANES)
+                    filter_transform(
+                        points_p - 1, points_q - 1, address(area, tap * LANES), sign * 4 * LANES,
+                        sign * LANES, address(u, to), 1, address(places, 0), LANES
                     )  # fmt: skip
 
 
@@ -227,11 +234,11 @@ def winograd(
     block = depth * k
     for n0 in range(first, last, piece):
         n1 = min(n0 + piece, last)
-        _pad(x, area, n0, n1, h, w, c, top, left, high - top - h, wide - left - w)
+        pad_images(x, area, n0, n1, h, w, c, top, left, high - top - h, wide - left - w)
         for i in range(len(plan)):
             grid = plan[i, 0], plan[i, 1], plan[i, 2], plan[i, 3]
             _starts(grid, n1 - n0, starts)
-            d = _aligned(_address(area, frame))
+            d = _aligned(address(area, frame))
             m = d + 4 * starts[POINTS * POINTS] * depth
             _inputs(area, plan[i, 4], geometry, grid, n1 - n0, starts, places, d)
             filters = u[i * (len(u) // len(plan)) :]
@@ -242,11 +249,11 @@ def winograd(
                     to[row] = m + 4 * (starts[point] + row) * k
                 if count:
                     panels = filters[(point // POINTS * points_q + point % POINTS) * block :]
-                    _product(of, count, 1, 0, depth, panels, depth, LANES, k, to)
+                    product(of, count, 1, 0, depth, panels, depth, LANES, k, to)
             start = n0 * out_pixels + plan[i, 5]
             _outputs(y.ctypes.data, start, k, geometry, grid, n1 - n0, starts, places, m)
         if finish:
-            _bias_act(y, bias, act, slope, n0 * out_pixels, n1 * out_pixels)
+            bias_act_rows(y, bias, act, slope, n0 * out_pixels, n1 * out_pixels)
 
 
 @job("v v i m t t g i")
@@ -265,10 +272,10 @@ def winograd_wgrad(x, g, piece, area, table, plan, numbers, k, first, last, part
     more = 0
     for n0 in range(first, last, piece):
         n1 = min(n0 + piece, last)
-        _pad(x, area, n0, n1, h, w, c, top, left, high - top - h, wide - left - w)
+        pad_images(x, area, n0, n1, h, w, c, top, left, high - top - h, wide - left - w)
         _starts(grid, n1 - n0, starts)
         rows = starts[POINTS * POINTS]
-        d = _aligned(_address(area, piece * high * wide * c))
+        d = _aligned(address(area, piece * high * wide * c))
         a = d + 4 * rows * depth
         _inputs(area, 0, geometry, grid, n1 - n0, starts, places, d)
         start = n0 * out_pixels
@@ -279,9 +286,9 @@ def winograd_wgrad(x, g, piece, area, table, plan, numbers, k, first, last, part
             count = starts[point + 1] - starts[point]
             if count:
                 at = (point // POINTS * points_q + point % POINTS) * k * depth
-                _outer(
-                    a + 4 * starts[point] * k, k, k, _address(of, starts[point]), 0, depth, count,
-                    _address(sums, at), depth, more
+                outer_product(
+                    a + 4 * starts[point] * k, k, k, address(of, starts[point]), 0, depth, count,
+                    address(sums, at), depth, more
                 )  # fmt: skip
         more = 1
 
@@ -306,11 +313,11 @@ def winograd_gradient(area, gw, parts, c, k, points_p, points_q, table, first, l
                     to[j] += more[j]
         for e in range(2):
             for f in range(2):
-                _filter_gradient(
-                    points_p - 1, points_q - 1, _address(area, (e * 4 + f) * c), 8 * c, 2 * c,
-                    _address(sums, (i * 4 + e * 2 + f) * c), 4 * c, _address(places, 0), c
+                filter_gradient_transform(
+                    points_p - 1, points_q - 1, address(area, (e * 4 + f) * c), 8 * c, 2 * c,
+                    address(sums, (i * 4 + e * 2 + f) * c), 4 * c, address(places, 0), c
                 )  # fmt: skip
-        _transpose(area, 0, c, 16, c, gw, i * c * 16, 16)
+        transpose_block(area, 0, c, 16, c, gw, i * c * 16, 16)
 
 
 # -------------------------------------------------------------------------------------- the passes
@@ -393,27 +400,27 @@ def _backward(size: Pair, c: int, out: Pair, k: int, pads: Pads) -> _Pass:
     return _Pass(geometry, np.array(plan), c)
 
 
-def _filters(w: Array, points: tuple[int, int], turned: bool) -> Array:
+def _filters(w: Array, points: tuple[int, int], transposed: bool) -> Array:
     k, c = w.shape[:2]
     u = np.empty(prod(points) * 4 * c * k, np.float32)
-    parts = (c if turned else k) // LANES
+    parts = (c if transposed else k) // LANES
     space = cpu._space(cpu._shards(parts, u.size), 16 * LANES, SPARE)
-    arguments = cpu._dense(w).reshape(-1), u, c, k, int(turned), points[1], *space
+    arguments = cpu._dense(w).reshape(-1), u, c, k, int(transposed), points[1], *space
     cpu._share(winograd_filters, arguments, parts, u.size)
     return u
 
 
 def convolve(
-    x: Array, w: Array, out: Pair, pads: Pads, turned: bool, work: int, ending: tuple[Any, ...]
+    x: Array, w: Array, out: Pair, pads: Pads, transposed: bool, work: int, ending: tuple[Any, ...]
 ) -> Array:
-    """conv2d of x to `out` pixels or, turned, conv2d_dgrad of x = g: rows of pixels (M,K) or (M,C)
+    """conv2d of x to `out` pixels or, transposed, conv2d_dgrad of x = g: rows (M,K) or (M,C)
 
     ending: see cpu._ending.
     """
     (n, _, *size), (k, c) = x.shape, w.shape[:2]
     here = size[0], size[1]
-    of = _backward(out, c, here, k, pads) if turned else _forward(here, c, out, k, pads)
-    u = _filters(w, of.points, turned)
+    of = _backward(out, c, here, k, pads) if transposed else _forward(here, c, out, k, pads)
+    u = _filters(w, of.points, transposed)
     y = np.empty((n * prod(out), of.outputs), np.float32)
     shards = cpu._shards(n, work)
     piece = of.piece(-(-n // shards))
