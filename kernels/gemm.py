@@ -19,10 +19,10 @@ from minigan.kernels.tiles import (
     OUTER,
     OUTER_ROWS,
     ROWS,
-    outer_row_narrow,
     outer_row,
-    outer_tile_narrow,
+    outer_row_narrow,
     outer_tile,
+    outer_tile_narrow,
     product_tile,
     transpose_square,
 )

@@ -14,7 +14,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from minigan.kernels.jobs import inner
-from minigan.kernels.tiles import LANES, Emitter, VECTOR, WORD
+from minigan.kernels.tiles import LANES, VECTOR, WORD, Emitter
 
 Matrix = Sequence[Sequence[float]]
 

@@ -55,11 +55,11 @@ from minigan.kernels.reference import Pads, Pair
 from minigan.kernels.tiles import LANES, ROWS
 from minigan.kernels.transforms import (
     POINTS,
-    filter_transform,
     filter_gradient_transform,
+    filter_transform,
     input_transform,
-    output_transform,
     output_gradient_transform,
+    output_transform,
 )
 
 Array = Any
