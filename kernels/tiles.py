@@ -6,8 +6,8 @@ loads a vector or some of b, and multiplies them by one number of each row of a:
     y[row, columns] += a[row, k] · b[k, columns]     for the rows of the tile, and all k
 
 LLVM's intermediate language has vectors of any length and keeps variables in registers, which is
-all that this takes; Numba turns it into machine code for the processor that it finds. Addresses
-are in bytes, all else in floats.
+all that this takes; Numba turns it into machine code for the processor. Addresses are in bytes,
+all else in floats.
 """
 
 from __future__ import annotations
@@ -16,15 +16,21 @@ import platform
 from contextlib import contextmanager
 from typing import Any
 
-import llvmlite.binding
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import cgutils, codegen, config, types
 from numba.extending import intrinsic
 
-_features = llvmlite.binding.get_host_cpu_features()
-_many_registers = bool(_features.get("avx512f")) or platform.machine() in ("arm64", "aarch64")
 
-LANES = 16 if _features.get("avx512f") else 8 if _features.get("avx") else 4  # floats of a vector
+def _features() -> list[str]:
+    """Of the processor that Numba compiles for: NUMBA_CPU_FEATURES, else those that it finds."""
+    listed = config.CPU_FEATURES
+    return (codegen.get_host_cpu_features() if listed is None else listed).split(",")
+
+
+_avx512 = "+avx512f" in _features()
+_many_registers = _avx512 or platform.machine() in ("arm64", "aarch64")  # 32, where others have 16
+
+LANES = 16 if _avx512 else 8 if "+avx" in _features() else 4  # floats of a vector
 ROWS = 8  # of product_tile
 OUTER_ROWS, OUTER_VECTORS = 4, 4 if _many_registers else 2  # of outer_tile
 OUTER = OUTER_VECTORS * LANES
