@@ -52,6 +52,8 @@ def minigan_step(case: Case) -> Step:
     class Told(nn.Module):
         """The label beside the input."""
 
+        per_sample = True
+
         def __init__(self, net: Any) -> None:
             self.net = net
 

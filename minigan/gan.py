@@ -1,6 +1,7 @@
 """The two-player game: what one update of the discriminator, and of the generator, computes.
 
-    discriminator   sees a real batch x and fakes G(z), in separate passes, and descends loss_D
+    discriminator   sees a real batch x and fakes G(z), and descends loss_D. In separate passes, as
+                    batch norm must not mix them; on a CPU in one, where no layer mixes samples
     generator       descends loss_G through the frozen discriminator
 
 Nothing here keeps state: networks, batches and random numbers come from the caller.
@@ -14,12 +15,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from minigan import kernels, losses
 from minigan.array import Array, Stream, xp_of
 from minigan.autograd import Tensor, grad, no_grad
 from minigan.kernels.threads import one_blas_thread
 from minigan.losses import LOSSES, GanLoss
 from minigan.nn import Module
+from minigan.nn.module import per_sample
 from minigan.optim import laid_out, lay_out
 
 
@@ -52,6 +56,13 @@ PENALTIES = ("none", "wgan-gp", "r1", "r2", "dragan")
 
 def _call(net: Module, x: Any, labels: Any) -> Any:
     return net(x) if labels is None else net(x, labels)
+
+
+def _joined(x: Array, y: Array) -> Array:
+    """Two batches end to end, channels last in memory."""
+    if x.ndim < 3:
+        return np.concatenate([x, y])
+    return np.moveaxis(np.concatenate([np.moveaxis(a, 1, -1) for a in (x, y)]), -1, 1)
 
 
 def generate(generator: Module, z: Array, labels: Array | None = None) -> Array:
@@ -102,8 +113,7 @@ class Game:
         stream: of the penalty's random numbers.
         """
         fake = generate(self.generator, z, fake_labels)
-        on_real = _call(self.discriminator, Tensor(x), labels)
-        on_fake = _call(self.discriminator, Tensor(fake), fake_labels)
+        on_real, on_fake = self._judge(x, fake, labels, fake_labels)
         loss = self.loss.discriminator(on_real, on_fake, self.real_target)
         figures: dict[Names, Array] = {("d_loss",): loss.data.reshape(1)}
         if self.penalty != "none" and penalty_factor:
@@ -112,6 +122,16 @@ class Game:
             loss = losses.plus(loss, penalty, factor=float(penalty_factor))
         figures[_ON_LOGITS] = kernels.logit_figures(on_real.data, on_fake.data)
         return Turn(loss.data, _grads(loss, self.discriminator), figures)
+
+    def _judge(self, x: Array, fake: Array, labels: Any, fake_labels: Any) -> tuple[Any, Any]:
+        """The discriminator's logits on x and on fake."""
+        net = self.discriminator
+        alike = x.shape[1:] == fake.shape[1:] and (labels is None) == (fake_labels is None)
+        if not alike or kernels.backend(x) != "cpu" or not per_sample(net):
+            return _call(net, Tensor(x), labels), _call(net, Tensor(fake), fake_labels)
+        told = None if labels is None else np.concatenate([labels, fake_labels])
+        both = _call(net, Tensor(_joined(x, fake)), told)
+        return both[: len(x)], both[len(x) :]
 
     @one_blas_thread()
     def generator_turn(

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 import minigan as mg
+from minigan import nn
+from minigan.gan import Game
+from minigan.losses import LOSSES
 from minigan.models import FAMILIES
 
 PARAMETERS = {
@@ -59,3 +62,36 @@ def test_the_label_matters_to_both_conditional_nets():
     assert not np.array_equal(x.data[0], x.data[1])
     logits = discriminator(mg.Tensor(np.zeros((2, 1, 28, 28), np.float32)), np.array([3, 8]))
     assert logits.data[0] != logits.data[1]
+
+
+class MeanOfTheBatch(nn.Module):
+    def forward(self, x):
+        return x - x.mean(axis=0, keepdims=True)
+
+
+class Innocent(nn.LeakyReLU):
+    """Says nothing of itself, so it may do what its base does not."""
+
+
+@pytest.mark.parametrize(
+    ("extra", "passes"),
+    [(nn.LeakyReLU(), 1), (Innocent(), 2), (MeanOfTheBatch(), 2), (nn.BatchNorm1d(8), 2)],
+)
+def test_real_and_fake_go_together_where_no_layer_mixes_samples(extra, passes):
+    d = nn.Sequential(nn.Linear(6, 8), extra, nn.Linear(8, 1), nn.Reshape())
+    g = nn.Sequential(nn.Linear(3, 6))
+    rng = np.random.default_rng(0)
+    x, z = (rng.standard_normal((5, n)).astype(np.float32) for n in (6, 3))
+    seen = []
+    first = d.children()[0][1]
+    original = first.forward
+    first.forward = lambda *a, **k: seen.append(len(a[0])) or original(*a, **k)
+    turn = Game(g, d).discriminator_turn(x, z)
+    del first.forward
+    assert seen == ([10] if passes == 1 else [5, 5])
+    fake = g(mg.Tensor(z)).data
+    loss = LOSSES["non-saturating"].discriminator(d(mg.Tensor(x)), d(mg.Tensor(fake)), 1.0)
+    expected = mg.grad(loss, d.parameters())
+    np.testing.assert_allclose(turn.loss, loss.data, rtol=1e-6)
+    for got, e in zip(turn.grads, expected, strict=True):
+        np.testing.assert_allclose(got, e.data, rtol=1e-4, atol=1e-7)

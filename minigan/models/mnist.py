@@ -93,6 +93,8 @@ class ConditionalGenerator(nn.Module):
 class ConditionalDiscriminator(nn.Module):
     """(images, labels) -> logits"""
 
+    per_sample = True
+
     def __init__(self, classes: int, init: str) -> None:
         self.classes = classes
         self.net = nn.Sequential(

@@ -32,6 +32,8 @@ def _bias(size: int, init: Any, weight: Parameter) -> Parameter:
 class Linear(Module):
     """y = x wᵀ + bias.   x (...,in_features) -> y (...,out_features);  weight (out,in)"""
 
+    per_sample = True
+
     def __init__(
         self,
         in_features: int,
@@ -116,6 +118,8 @@ class Conv2d(_Conv):
     weight (out,in/groups,R,S).   padding: int, (h, w) or ((top, bottom), (left, right)).
     """
 
+    per_sample = True
+
     def _first_weight(self, taps: tuple[int, int], s: Scheme) -> np.ndarray:
         shape = (self.out_channels, self.in_channels // self.groups, *taps)
         return s.conv(shape, generator.stream("init"))
@@ -128,6 +132,8 @@ class ConvTranspose2d(_Conv):
     """x (N,in,H,W) -> y (N,out,P,Q),
     P = (H-1)·stride - 2·padding + dilation·(R-1) + output_padding + 1.   weight (in,out/groups,R,S)
     """
+
+    per_sample = True
 
     def __init__(
         self,
@@ -191,11 +197,15 @@ class Embedding(Module):
 class ReLU(Activation):
     """max(x, 0)"""
 
+    per_sample = True
+
     act = "relu"
 
 
 class LeakyReLU(Activation):
     """x where x > 0, else negative_slope · x. The default is PyTorch's; DCGAN's is 0.2."""
+
+    per_sample = True
 
     act = "leaky_relu"
 
@@ -209,6 +219,8 @@ class LeakyReLU(Activation):
 class ELU(Module):
     """x where x > 0, else alpha · (e^x - 1)"""
 
+    per_sample = True
+
     def __init__(self, alpha: float = 1.0) -> None:
         self.alpha = alpha
 
@@ -219,17 +231,23 @@ class ELU(Module):
 class Tanh(Activation):
     """tanh x, in (-1, 1)"""
 
+    per_sample = True
+
     act = "tanh"
 
 
 class Sigmoid(Activation):
     """1 / (1 + e^-x), in (0, 1)"""
 
+    per_sample = True
+
     act = "sigmoid"
 
 
 class Softplus(Module):
     """ln(1 + e^x)"""
+
+    per_sample = True
 
     def forward(self, x: Any) -> Any:
         return ops.softplus(x)
@@ -241,6 +259,8 @@ class Softplus(Module):
 class Identity(Module):
     """y = x"""
 
+    per_sample = True
+
     def forward(self, x: Any) -> Any:
         return x
 
@@ -248,12 +268,16 @@ class Identity(Module):
 class Flatten(Module):
     """x (N,...) -> y (N,product of the rest)"""
 
+    per_sample = True
+
     def forward(self, x: Any) -> Any:
         return ops.flatten(x, 1)
 
 
 class Reshape(Module):
     """x (N,...) -> y (N,*shape)"""
+
+    per_sample = True
 
     def __init__(self, *shape: int) -> None:
         self.shape = shape
@@ -270,6 +294,8 @@ class Upsample(Module):
 
     scale_factor: int or (h, w). For other sizes there is ops.resize.
     """
+
+    per_sample = True
 
     def __init__(
         self, scale_factor: Size = 2, mode: str = "nearest", align_corners: bool = False
@@ -288,6 +314,8 @@ class Upsample(Module):
 class AvgPool2d(Module):
     """The mean of each window; zeros of the padding count."""
 
+    per_sample = True
+
     def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Size = 0) -> None:
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
@@ -301,6 +329,8 @@ class AvgPool2d(Module):
 class MaxPool2d(Module):
     """The maximum of each window."""
 
+    per_sample = True
+
     def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Size = 0) -> None:
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
@@ -313,6 +343,8 @@ class MaxPool2d(Module):
 
 class ReflectionPad2d(Module):
     """Images padded with their mirror image."""
+
+    per_sample = True
 
     def __init__(self, padding: Any) -> None:
         self.padding = padding

@@ -43,6 +43,7 @@ class Module:
     """Base of all layers and networks: subclasses define forward(x)."""
 
     training: bool = True
+    per_sample: ClassVar[bool] = False  # see `per_sample` below; not inherited
     _last_shape: tuple[int, ...] | None = None  # of the batch that the last call gave
     accepts: ClassVar[frozenset[str]] = frozenset()  # the names of forward's parameters
 
@@ -224,6 +225,12 @@ def _spaced(n: int) -> str:
     return f"{n:,}".replace(",", " ")
 
 
+def per_sample(net: Module) -> bool:
+    """Whether all classes in net say by `per_sample = True`, each for itself, that what they make
+    of a sample depends on it alone, and on no random numbers: batches may then be joined."""
+    return all(vars(type(m)).get("per_sample", False) for m in net._tree())
+
+
 class Activation(Module):
     """An elementwise function that the layer before it may compute along: see Sequential.
 
@@ -270,6 +277,8 @@ class Sequential(_Parts):
     A part whose forward has the parameters act and slope computes the Activation behind it too,
     which saves reading and writing its output once more.
     """
+
+    per_sample = True
 
     def __init__(self, *parts: Module) -> None:
         self._number(parts)

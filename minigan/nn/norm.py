@@ -96,6 +96,8 @@ class BatchNorm2d(_BatchNorm):
 class InstanceNorm2d(Module):
     """Each image's channel normalised over its own H and W.   Ulyanov et al. 2016."""
 
+    per_sample = True
+
     def __init__(
         self,
         num_features: int,
@@ -120,6 +122,8 @@ class InstanceNorm2d(Module):
 class LayerNorm(Module):
     """Normalised over the last axes, of shape `shape`.   Ba et al. 2016."""
 
+    per_sample = True
+
     def __init__(
         self, shape: int | tuple[int, ...], *, eps: float = 1e-5, affine: bool = True
     ) -> None:
@@ -137,6 +141,8 @@ class LayerNorm(Module):
 
 class PixelNorm(Module):
     """y = x / sqrt(mean_c x² + eps).   Karras et al. 2018, section 4.2."""
+
+    per_sample = True
 
     def __init__(self, *, eps: float = 1e-8) -> None:
         self.eps = eps
