@@ -20,7 +20,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from functools import cache
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 import numba
@@ -228,16 +228,28 @@ def job(kinds: str) -> Callable[[Callable[..., None]], Any]:
     return decorate
 
 
-def _text(code: Any) -> str:
-    """What a code object does, line numbers left out."""
-    constants = [_text(c) if hasattr(c, "co_code") else repr(c) for c in code.co_consts]
-    return f"{code.co_code!r}{code.co_names}{constants}"
+def _text(value: Any) -> str:
+    """What a constant is, or what a function does: its line numbers and notes are left out."""
+    value = getattr(value, "kernel", value)  # of a job
+    value = getattr(value, "py_func", getattr(value, "_defn", value))  # of Numba's
+    if isinstance(value, dict):
+        value = list(value.items())
+    if isinstance(value, list | tuple):
+        return f"({','.join(map(_text, value))})"
+    if isinstance(value, CodeType):
+        constants = [_text(c) if isinstance(c, CodeType) else repr(c) for c in value.co_consts]
+        return f"{value.co_code!r}{value.co_names}{constants}"
+    if isinstance(value, FunctionType):
+        enclosed = [cell.cell_contents for cell in value.__closure__ or ()]
+        return f"{_text(value.__code__)}{_text(value.__defaults__)}{_text(enclosed)}"
+    return repr(value) if isinstance(value, bool | int | float | str | None) else ""
 
 
 @cache
 def _version() -> str:
     """A hash of all that kernels are made of, for Numba to keep them by: what is loaded, which may
-    be older than the files."""
+    be older than the files. Numba adds its own version, and the processor's name and
+    features."""
     own = {each.kernel.__module__ for each in _jobs.values()}
     used = (
         getattr(v, "__module__", None) or "" for m in own for v in vars(sys.modules[m]).values()
@@ -246,13 +258,10 @@ def _version() -> str:
     texts = []
     for module in map(sys.modules.__getitem__, own):
         for name, value in vars(module).items():
-            if isinstance(value, int | tuple):
-                texts.append(f"{name}{value}")
-            for part in vars(value).values() if isinstance(value, type) else (value,):
-                part = getattr(part, "kernel", part)  # of a job
-                part = getattr(part, "py_func", getattr(part, "_defn", part))  # of Numba's
-                if code := getattr(part, "__code__", None):
-                    texts.append(_text(code))
+            if isinstance(value, type):
+                texts.append(_text(list(vars(value).values())))
+            elif name.isupper() or callable(value):
+                texts.append(name + _text(value))
     return hashlib.sha256("".join(sorted(texts)).encode()).hexdigest()[:16]
 
 
@@ -268,12 +277,8 @@ def every() -> list[Job]:
 # core does something else. A taken word of an older task cannot be exchanged: its number differs.
 
 ROW = 8  # words
-TASK, DONE, CODE, WORKERS = (
-    0,
-    8,
-    16,
-    24,
-)  # the task word; parts done; code and count; whether asleep
+# Where there are: the task word; how many parts are done; code and count; whether workers sleep.
+TASK, DONE, CODE, WORKERS = 0, 8, 16, 24
 _ARGUMENTS = 512  # words
 
 
