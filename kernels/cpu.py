@@ -99,7 +99,7 @@ def warm_up(
             job.compile()
             if progress is not None:
                 progress(i + 1, len(listed))
-            new = time.perf_counter() - started > _LOADING
+            new = time.perf_counter() - started > _LOADING and not jobs.uncached
             if new and helper is None and threads.count() > 1 and i + 3 < len(listed):
                 helper = _from_the_end([each.name for each in listed])
     finally:
@@ -112,26 +112,35 @@ def warm_up(
 
 _LOADING = 0.15  # seconds that loading a job never takes, and compiling one mostly does
 _COMPILE = """
-import sys
+import os, sys
+parent = os.getppid()
 sys.path[:] = sys.argv[1].split("|")
 from minigan.kernels import cpu, jobs
 cpu.load()
 byname = {job.name: job for job in jobs.every()}
 for name in reversed(sys.argv[2:]):
-    byname[name].compile()
+    if os.getppid() == parent:  # else it was killed, and could not stop this one
+        byname[name].compile()
 """
 
 
-def _from_the_end(names: list[str]) -> subprocess.Popen[bytes]:
+def _from_the_end(names: list[str]) -> subprocess.Popen[bytes] | None:
     """Another process, that compiles the same jobs in reverse order until it is stopped. What it
-    leaves for the next run, this one finds: Numba compiles one function at a time in a process."""
+    leaves for the next run, this one finds: Numba compiles one function at a time in a process.
+
+    None where this Python cannot be started again; if that one fails, this one compiles all."""
+    if not sys.executable or getattr(sys, "frozen", False):
+        return None
     path = "|".join(str(folder) for folder in sys.path)
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", _COMPILE, path, *names],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", _COMPILE, path, *names],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    except OSError:
+        return None
 
 
 def _keep_pages() -> None:

@@ -150,30 +150,30 @@ def _invoke(_: Any, name: Any, version: Any, at: Any, first: Any, last: Any, par
 # Decorator of functions for kernels to call. Python itself cannot, which saves compiling how.
 inner = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
-_told = False
+uncached = False  # whether it turned out that what is compiled cannot be kept for the next run
 
 
 def _tell_uncached(reason: object) -> None:
-    global _told
-    if not _told:
-        _told = True
-        warnings.warn(
-            f"compiled CPU kernels cannot be kept ({reason}), so every run compiles them again: "
-            "set NUMBA_CACHE_DIR to a folder that can be written",
-            stacklevel=3,
-        )
+    global uncached
+    uncached = True
+    warnings.warn(
+        f"compiled CPU kernels cannot be kept ({reason}), so every run compiles them again: "
+        "set NUMBA_CACHE_DIR to a folder that can be written",
+        stacklevel=3,
+    )
 
 
 def _kept(decorate: Callable[..., Any], *args: Any, **options: Any) -> Callable[..., Any]:
     """The decorator `decorate(*args, **options)`, its result kept for the next run if possible."""
 
     def decorator(function: Callable[..., Any]) -> Any:
-        try:
-            return decorate(*args, cache=True, **options)(function)
-        except RuntimeError:  # Numba found no folder that it may write to
-            _tell_uncached("no folder for them can be written")
-        except OSError as error:  # compiled, but not saved: a full disk, say
-            _tell_uncached(error)
+        if not uncached:
+            try:
+                return decorate(*args, cache=True, **options)(function)
+            except RuntimeError:  # Numba found no folder that it may write to
+                _tell_uncached("no folder for them can be written")
+            except OSError as error:  # compiled, but not saved: a full disk, say
+                _tell_uncached(error)
         return decorate(*args, **options)(function)
 
     return decorator
