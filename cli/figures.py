@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from minigan.cli.errors import Refused
 if TYPE_CHECKING:
     from minigan.kernels.case import Case
     from minigan.kernels.report import Report
-    from minigan.kernels.sim.counters import Counters
+    from minigan.kernels.sim.counters import Counters, Counts
 
 _COUNTED = "counted on sim, the interpreter of the compiler's PTX: no GPU timing"
 _LEGEND = (
@@ -165,44 +166,62 @@ def show(name: str, plain: bool, everything: bool, as_json: bool) -> None:
 
     from minigan.cli.progress import working
     from minigan.kernels.catalogue import KERNELS
-    from minigan.kernels.signatures import source_of
+    from minigan.kernels.signatures import texts_of
 
     if name not in KERNELS:
         raise Refused(f"{name}: no such kernel; there are {', '.join(KERNELS)}")
-    source = source_of(KERNELS[name].file)
+    texts = texts_of(KERNELS[name].file)
     if plain:
-        click.echo(source, nl=False)
+        click.echo("".join(texts.values()), nl=False)
         return
     case = next(c for c in _cases((name,)) if c.kernel.name == name)
     with working(f"running {name} on sim"):
         counters = case.count()
     if as_json:
-        lines = [{"line": n, **asdict(c)} for (_, n), c in sorted(counters.lines.items())]
+        lines = [
+            {"file": file, "line": n, **asdict(c)}
+            for file in texts
+            for n, c in sorted(counters.of(file).items())
+        ]
         found = {"kernel": name, "layer": case.layer, "counted_on": "sim", "lines": lines}
         click.echo(json.dumps(found | {"total": asdict(counters.total)}, indent=2))
         return
     entry = KERNELS[name]
     click.echo(f"{name}, {entry.file}, rung {entry.rung}: {entry.computes}")
     click.echo(f"a part of {case.layer}: grid {case.small().grid}, block {case.block}\n")
-    listing(counters, source, everything)
+    listing(counters, texts, everything)
     click.echo(_COUNTED)
 
 
-def listing(counters: Counters, source: str, everything: bool = False) -> None:
-    """Lines of source with their counts to the left; lines that did not run near those that did."""
+def listing(counters: Counters, texts: Mapping[str, str], everything: bool = False) -> None:
+    """Lines of source with their counts to the left; lines that did not run near those that did.
+
+    texts: of files, by their names.
+    """
     from minigan.kernels.lines import FIGURES
 
-    ran = {number for _, number in counters.lines}
-    text = source.splitlines()
-    wanted = set(range(1, len(text) + 1)) if everything else _near(ran, text)
-    width = shutil.get_terminal_size((140, 24)).columns if sys.stdout.isatty() else 140
     heads = " ".join(f"{figure.head:>{figure.width}}" for figure in FIGURES)
-    click.echo(f"{heads} line  source")
+    for file, text in texts.items():
+        click.echo(f"{heads} line  {file if len(texts) > 1 else 'source'}")
+        _lines(counters.of(file), text.splitlines(), everything)
+        if len(texts) > 1:
+            click.echo()
+    total = (f"{figure.text(counters.total):>{figure.width}}" for figure in FIGURES)
+    click.echo(f"{' '.join(total)}  all\n")
+    for figure in FIGURES:
+        click.echo(f"  {figure.head:6} {figure.legend}")
+
+
+def _lines(counts: Mapping[int, Counts], text: list[str], everything: bool) -> None:
+    from minigan.kernels.lines import FIGURES
+
+    wanted = set(range(1, len(text) + 1)) if everything else _near(set(counts), text)
+    width = shutil.get_terminal_size((140, 24)).columns if sys.stdout.isatty() else 140
     last = 0
     for number in sorted(wanted):
         if last and number > last + 1:
             click.echo()
-        figures = [f.text(counters.line(number)) if number in ran else "" for f in FIGURES]
+        figures = [f.text(counts[number]) if number in counts else "" for f in FIGURES]
         beside = " ".join(f"{t:>{f.width}}" for f, t in zip(FIGURES, figures, strict=True))
         beside = f"{beside} {number:>4}  "
         line, room = text[number - 1], max(20, width - len(beside))
@@ -210,10 +229,6 @@ def listing(counters: Counters, source: str, everything: bool = False) -> None:
         for i in range(room, len(line), room):
             click.echo(" " * len(beside) + line[i : i + room])
         last = number
-    total = (f"{figure.text(counters.total):>{figure.width}}" for figure in FIGURES)
-    click.echo(f"{' '.join(total)}  all\n")
-    for figure in FIGURES:
-        click.echo(f"  {figure.head:6} {figure.legend}")
 
 
 def _near(ran: set[int], text: list[str], around: int = 2) -> set[int]:

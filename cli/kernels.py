@@ -225,7 +225,8 @@ def run(
         return
     _show_arrays(values, before)
     click.echo()
-    listing(result.counters, Path(file).read_text(encoding="utf-8"))
+    texts = {Path(file).resolve().name: Path(file).read_text(encoding="utf-8")}
+    listing(result.counters, texts)
     click.echo(f"no fault found. {_TOLD}")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from minigan.kernels import sim
 from minigan.kernels.launcher import Kernel
 from minigan.kernels.plan import Geometry
-from minigan.kernels.signatures import signatures, source_of
+from minigan.kernels.signatures import FOLDER, signatures, source_of
 from minigan.kernels.sim.counters import Counters
 
 Dims = tuple[int, ...]
@@ -51,16 +51,9 @@ class Case:
                 f"{s.kernel.name} takes {', '.join(unknown)}, which its case does not give"
             )
         args = [s.arguments[p.name] for p in signature.parameters]
-        result = sim.run(
-            source_of(signature.file),
-            s.kernel.name,
-            s.grid,
-            s.block,
-            *args,
-            defines=dict(s.kernel.defines),
-            checks=False,
-            counters=True,
-        )
+        name, defines = str(FOLDER / signature.file), dict(s.kernel.defines)
+        module = sim.load(source_of(signature.file), defines=defines, name=name)
+        result = module.launch(s.kernel.name, s.grid, s.block, *args, checks=False, counters=True)
         assert result.counters is not None
         return result.counters
 

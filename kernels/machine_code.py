@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from minigan.kernels.cuda import Kernel
@@ -55,10 +56,10 @@ def code_of(kernel: Kernel, arch: str) -> Code:
 
 class Loop(NamedTuple):
     """The loop that does the work: its instructions in PTX by name. lines: of the source, of it and
-    of its twins for other threads."""
+    of its twins for other threads, as (file, number)."""
 
     instructions: Counter[str]
-    lines: frozenset[int]
+    lines: frozenset[tuple[str, int]]
 
     @property
     def size(self) -> int:
@@ -103,7 +104,9 @@ def hot_loop(kernel: Kernel, arch: str) -> Loop:
 
     most = max(map(weight, bodies))
     twins = [body for body in bodies if 2 * weight(body) >= most]
-    return Loop(Counter(map(_kind, twins[0])), frozenset(op.line for body in twins for op in body))
+    names = {number: Path(path).name for number, path in module.files.items()}
+    lines = frozenset((names.get(op.file, ""), op.line) for body in twins for op in body)
+    return Loop(Counter(map(_kind, twins[0])), lines)
 
 
 def _kind(op: Any) -> str:

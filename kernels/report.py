@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from minigan.kernels import plan
@@ -122,8 +123,9 @@ def counted(case: Case) -> Counted:
     loop = hot_loop(case.kernel, "sm_80").lines
     total, worst = Counts(), 1.0
     requests = counters.total.shared_requests
-    for (_, line), counts in counters.lines.items():
-        total += _times(counts, case.steps if line in loop else case.blocks)
+    for (path, line), counts in counters.lines.items():
+        in_loop = (Path(path).name, line) in loop
+        total += _times(counts, case.steps if in_loop else case.blocks)
         if counts.shared_requests > requests / 100:
             worst = max(worst, counts.bank_conflict)
     return Counted(total, worst)

@@ -55,12 +55,20 @@ def parse_signatures(file: str, source: str) -> dict[str, Signature]:
 
 
 @cache
-def source_of(file: str) -> str:
+def texts_of(file: str) -> dict[str, str]:
     """The text of a file of this folder, and before it that of the file that it is "After", if its
-    first line says so: they are compiled as one, and lines are numbered through both."""
+    first line says so: they are compiled as one.   Returns: texts by names."""
     text = (FOLDER / file).read_text(encoding="utf-8")
     after = re.match(r"// After (\w+\.cu):", text)
-    return source_of(after[1]) + text if after else text
+    return (texts_of(after[1]) if after else {}) | {file: text}
+
+
+def source_of(file: str) -> str:
+    """What is compiled for a file: with more than one text, #line says whose lines are whose."""
+    texts = texts_of(file)
+    if len(texts) == 1:
+        return texts[file]
+    return "".join(f'#line 1 "{name}"\n{text}' for name, text in texts.items())
 
 
 @cache

@@ -50,6 +50,24 @@ def test_show_puts_counts_beside_lines():
     assert "no GPU timing" in done.out
 
 
+@pytest.mark.parametrize("name", ["matmul", "conv2d"])
+def test_lines_are_numbered_as_in_their_files(name):
+    """Though gemm.cu and another are compiled as one."""
+    found = json.loads(here("kernels", "show", name, "--json").out)
+    files = ["gemm.cu", KERNELS[name].file]
+    texts = {file: (FOLDER / file).read_text() for file in files}
+    fma = [row for row in found["lines"] if row["ffma"]]
+    assert {row["file"] for row in found["lines"]} == set(files)
+    for row in fma:
+        assert "acc[i][j] +=" in texts[row["file"]].splitlines()[row["line"] - 1]
+    assert (
+        len(fma) == 1
+        and sum(row["instructions"] for row in found["lines"]) == (found["total"]["instructions"])
+    )
+    assert here("kernels", "show", name, "--plain").out == "".join(texts.values())
+    assert all(f"line  {file}\n" in here("kernels", "show", name).out for file in files)
+
+
 def test_show_as_json_and_plain():
     found = json.loads(here("kernels", "show", "adam", "--json").out)
     assert found["total"]["global_bytes"] == 65536 * 28 + 65536 * 24  # 7 floats, and hyper's 6

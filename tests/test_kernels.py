@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from minigan.array import Stream
 from minigan.kernels import check as checks
-from minigan.kernels import cuda, plan, reference
+from minigan.kernels import cuda, plan, reference, sim
+from minigan.kernels.operands import specialised
 from minigan.kernels.plan import TILES, Plan
+from minigan.kernels.signatures import FOLDER
 
 EPS = np.finfo(np.float32).eps
 
@@ -471,6 +473,20 @@ def test_launch_names_kernel_and_argument(changes, words):
 def test_launch_counts_arguments():
     with pytest.raises(TypeError, match=r"adam: 2 arguments for the parameters \(p, g, m, v"):
         cuda.launch(cuda.Kernel("adam"), (1,), (256,), adam_args()[:2])
+
+
+def test_a_fault_is_in_the_line_of_its_file():
+    a, b = values(0, 40, 16), values(1, 16, 40)
+    tile = {"MATMUL": 1, "ALIGNED": 1} | TILES[2].defines
+    lines = (FOLDER / "matmul.cu").read_text().splitlines()
+    store = next(n for n, line in enumerate(lines, 1) if "data[i * n + j] = finish" in line)
+    for arrays, words in (
+        ((a, b, None, values(2, 40, 39)), f"line {store}: `if .i < m && j < n. data"),
+        ((a, values(1, 15, 40), None, values(2, 40, 40)), r"line 1\d\d of gemm\.cu: `\S"),
+    ):
+        args = (*arrays, 40, 40, 16, 0, 0, 1, 1)
+        with pytest.raises(sim.Fault, match=words):
+            cuda.launch(specialised("matmul", **tile), (1, 1, 1), (256,), args)
 
 
 def test_launch_of_an_unknown_kernel():

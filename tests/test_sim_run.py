@@ -626,6 +626,22 @@ def test_source_from_a_file_with_defines_and_an_include(tmp_path):
     )
 
 
+def test_a_fault_names_the_file_and_line_that_a_line_directive_gives():
+    source = """#line 1 "first.cu"
+__device__ void put(float* y, float v) {
+    y[8] = v;
+}
+#line 20 "kernel.cu"
+extern "C" __global__ void k(float* y, int n) {
+    if (n) put(y, 1);
+    y[9] = 2;
+}"""
+    with pytest.raises(sim.Fault, match=r"line 2 of first\.cu: `y\[8\] = v;`"):
+        sim.run(source, "k", 1, 1, np.zeros(8, np.float32), 1)
+    with pytest.raises(sim.Fault, match=r"line 22: `y\[9\] = 2;`"):
+        sim.run(source, "k", 1, 1, np.zeros(8, np.float32), 0)
+
+
 def test_a_fault_in_an_included_file_names_it(tmp_path):
     (tmp_path / "store.cuh").write_text(
         "__device__ __forceinline__ void store(float* y) {\n  y[threadIdx.x] = 1;\n}\n"

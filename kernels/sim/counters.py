@@ -9,6 +9,7 @@ half and quarter warps (CUDA C++ Programming Guide, "Shared Memory").
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,10 @@ class Counters:
     @property
     def total(self) -> Counts:
         return sum(self.lines.values(), Counts())
+
+    def of(self, file: str) -> dict[int, Counts]:
+        """The counts of a file's lines, by number.   file: its name, without folders."""
+        return {n: counts for (path, n), counts in self.lines.items() if Path(path).name == file}
 
     def line(self, number: int) -> Counts:
         """The counts of a line of the source itself (and of that number in what it includes)."""

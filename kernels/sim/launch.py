@@ -60,8 +60,9 @@ class Module:
         self.signatures = {key: signature(source, key) for key in self.kernels}
         self._programs: dict[str, Program] = {}
         self.name, self.arch = name, arch
-        main = (path for path in self.parsed.files.values() if Path(path).name == Path(name).name)
-        self._lines = {path: source.splitlines() for path in main}
+        own = lines_by_file(source, Path(name).name)
+        paths = (path for path in self.parsed.files.values() if Path(path).name in own)
+        self._lines = {path: own[Path(path).name] for path in paths}
 
     def program(self, name: str) -> Program:
         """A kernel made ready to run. Raises: ParseError, ValueError."""
@@ -208,6 +209,18 @@ def forget_unwritten(args: tuple[Any, ...]) -> None:
     for array in args:
         if isinstance(array, Unwritten):
             array.unwritten = None
+
+
+def lines_by_file(source: str, name: str) -> dict[str, list[str]]:
+    """The lines of a source by the files that they come from, as `#line 1 "FILE"` says."""
+    files: dict[str, list[str]] = {name: []}
+    for line in source.splitlines():
+        if directive := re.match(r'\s*#\s*line\s+(\d+)(?:\s+"(.*)")?', line):
+            number, name = int(directive[1]), directive[2] or name
+            files[name] = (files.get(name, []) + [""] * number)[: number - 1]
+        else:
+            files[name].append(line)
+    return files
 
 
 def extents(what: str, value: int | tuple[int, ...]) -> Extents:
