@@ -14,8 +14,9 @@ import pytest
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'cupy-cuda12x[ctk]'")
 
 ROOT = Path(__file__).parent.parent
+KERNELS = "__init__ catalogue channels check cuda flat launcher operands signatures".split()
 FILES = [
-    *[ROOT / "kernels" / name for name in ("cuda.py", "launcher.py", "signatures.py")],
+    *[ROOT / "kernels" / f"{name}.py" for name in KERNELS],
     ROOT / "benchmarks" / "kernels.py",
     *[
         p for p in sorted((ROOT / "minigan").rglob("*.py")) if p.parent.name != "data"
