@@ -32,9 +32,9 @@ tr.layer td { padding-top: .7rem; color: #59647a; text-align: left }
 
 PARTS = {
     "issue": "instructions",
-    "fma": "FMA units",
-    "tensor": "tensor cores",
-    "shared": "shared mem.",
+    "fma": "FMA\nunits",
+    "tensor": "tensor\ncores",
+    "shared": "shared\nmemory",
     "l2": "L2",
     "memory": "memory",
     "latency": "latency",
