@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import platform
 import subprocess
 import sys
@@ -113,13 +114,12 @@ def warm_up(
 _LOADING = 0.15  # seconds that loading a job never takes, and compiling one mostly does
 _COMPILE = """
 import os, sys
-parent = os.getppid()
 sys.path[:] = sys.argv[1].split("|")
 from minigan.kernels import cpu, jobs
 cpu.load()
 byname = {job.name: job for job in jobs.every()}
-for name in reversed(sys.argv[2:]):
-    if os.getppid() == parent:  # else it was killed, and could not stop this one
+for name in reversed(sys.argv[3:]):
+    if os.getppid() == int(sys.argv[2]):  # else it was killed, and could not stop this one
         byname[name].compile()
 """
 
@@ -134,7 +134,7 @@ def _from_the_end(names: list[str]) -> subprocess.Popen[bytes] | None:
     path = "|".join(str(folder) for folder in sys.path)
     try:
         return subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", _COMPILE, path, *names],
+            [sys.executable, "-W", "ignore", "-c", _COMPILE, path, str(os.getpid()), *names],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
