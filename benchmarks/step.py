@@ -2,6 +2,7 @@
 
     python benchmarks/step.py                              all cases
     python benchmarks/step.py "mnist-dcgan 64" --rounds 20 --json step.json
+    python benchmarks/step.py "mnist-dcgan 64" --start    seconds of a new process to step 1
 
 A step is one update of the discriminator and one of the generator. Each contender runs in its own
 process, and they take turns, so that what else the machine does hits all alike; medians of all
@@ -15,6 +16,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import resource
+import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -229,14 +232,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="of a turn, about")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--json", help="file for the results")
+    parser.add_argument("--start", action="store_true", help="time new processes to step 1 instead")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if unknown := set(args.cases) - CASES.keys():
         parser.error(f"no case {min(unknown)!r}: choose from {', '.join(CASES)}")
+    if args.worker and args.start:
+        return CONTENDERS[args.worker](CASES[args.cases[0]])()
     if args.worker:
         return work(args.worker, CASES[args.cases[0]])
     if importlib.util.find_spec("torch") is None:
         print("PyTorch is not installed: pip install torch", file=sys.stderr)
+    if args.start:
+        return starts(args)
     rate = sgemm_rate()
     results = []
     for name in args.cases or CASES:
@@ -248,6 +256,20 @@ def main() -> None:
                      f"{r['ratio']:.2f}×", round(r["peak_mib"]), share))  # fmt: skip
     print_table(rows)
     report(args.json, results)
+
+
+def starts(args: argparse.Namespace) -> None:
+    """Print how long a new process takes to the end of its first step, all caches warm."""
+    rows = [("case", "contender", "s to the end of step 1")]
+    for name in args.cases or CASES:
+        times: dict[str, list[float]] = {"minigan": [], "PyTorch": []}
+        for _ in range(args.rounds + 1):  # the first warms the caches
+            for contender, seconds in times.items():
+                command = [sys.executable, __file__, name, "--start", "--worker", contender]
+                seconds += timed(lambda command=command: subprocess.run(command, check=True), 1)
+        rows += [(name, c, statistics.median(seconds[1:])) for c, seconds in times.items()]
+    print_table(rows)
+    report(args.json, [dict(zip(rows[0], row, strict=True)) for row in rows[1:]])
 
 
 def measure(name: str, args: argparse.Namespace, rate: float) -> list[dict[str, Any]]:
