@@ -381,11 +381,12 @@ def test_these_checks_are_all_there():
 # ---- Adam and random numbers --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step, weight_decay", [(1, 0.0), (7, 0.0), (1000, 0.1)])
-@pytest.mark.parametrize("n", [1, 255, 256, 700])
-def test_adam(n, step, weight_decay):
-    p, g, m = (values(i, n) for i in range(3))
-    v = values(3, n) ** 2
+@given(st.integers(1, 1500), st.integers(1, 10**5), st.sampled_from([0.0, 0.1]), st.integers(0, 99))
+@example(256, 1, 0.0, 0)
+@settings(max_examples=20)
+def test_adam(n, step, weight_decay, seed):
+    p, g, m = (values(i + seed, n) for i in range(3))
+    v = values(3 + seed, n) ** 2
     hyper = (2e-3, 0.5, 0.999, 1e-8, weight_decay, step)
 
     def after(function, dtype):
@@ -415,8 +416,12 @@ def key_of(seed, name):
     return seed, int.from_bytes(digest, "little")
 
 
-@pytest.mark.parametrize("n", [1, 8, 13, 2049])
-@pytest.mark.parametrize("seed, step", [(0, 0), (2**64 - 1, 5)])
+counters = (st.integers(1, 5000), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
+
+
+@given(*counters)
+@example(2049, 2**64 - 1, 2**64 - 1)
+@settings(max_examples=20)
 def test_philox_uniform_is_the_streams_bit_by_bit(n, seed, step):
     got = np.empty(n, np.float32)
     cuda.philox_uniform(got, key_of(seed, "latents"), step, low=-1.5, high=0.3)
@@ -439,10 +444,13 @@ def test_philox_continues_where_a_stream_stopped():
     assert np.array_equal(got, stream.uniform(100))
 
 
-def test_philox_normal_is_the_streams_within_a_few_ulps():
-    got = np.empty(20001, np.float32)
-    cuda.philox_normal(got, key_of(1, "z"))
-    expected = Stream(1, "z").normal(20001)
+@given(*counters)
+@example(20001, 1, 0)
+@settings(max_examples=20)
+def test_philox_normal_is_the_streams_within_a_few_ulps(n, seed, step):
+    got = np.empty(n, np.float32)
+    cuda.philox_normal(got, key_of(seed, "z"), step)
+    expected = Stream(seed, "z", step).normal(n)
     assert (abs(got - expected) <= 6 * np.spacing(abs(expected))).all()
 
 
