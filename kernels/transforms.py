@@ -1,7 +1,7 @@
-"""The transforms of Winograd's filtering on tiles of vectors: see winograd.py for what they serve.
+"""The transforms of Winograd's filtering, of one tile and of all that images have: see winograd.py.
 
-Each is y = L · x · Rᵀ, x and y matrices of blocks of channels, L and R constant.
-Written in LLVM's code, like the tiles of tiles.py, so that a matrix of vectors stays in registers.
+Each is y = L · x · Rᵀ, x and y matrices of blocks of channels, L and R constant. That of a tile is
+written in LLVM's code, like the tiles of tiles.py, so that a matrix of vectors stays in registers.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from minigan.kernels.gemm import address
 from minigan.kernels.jobs import inner
 from minigan.kernels.tiles import LANES, VECTOR, WORD, Emitter
 
@@ -108,8 +109,97 @@ def _by_size(matrices: Sequence[Matrix], to_points: bool) -> Any:
     return apply
 
 
-input_transform = _by_size(B_TRANSPOSED, True)  # Bᵀ d B
-output_transform = _by_size([_transposed(a) for a in A], False)  # Aᵀ M A
-output_gradient_transform = _by_size(A, True)  # A g Aᵀ
-filter_transform = _by_size(G, True)  # G w Gᵀ
-filter_gradient_transform = _by_size([_transposed(g) for g in G], False)  # Gᵀ U G
+_input = _by_size(B_TRANSPOSED, True)  # Bᵀ d B
+_output = _by_size([_transposed(a) for a in A], False)  # Aᵀ M A
+_output_gradient = _by_size(A, True)  # A g Aᵀ
+transform_filter = _by_size(G, True)  # G w Gᵀ
+transform_filter_gradient = _by_size([_transposed(g) for g in G], False)  # Gᵀ U G
+
+
+# ------------------------------------------------------------------------------------------ tiles
+# `grid` are the tiles of an image: p q, the outputs of an axis, and how many of its tiles have
+# three of them: threes_p threes_q. Those come first. Points are numbered as in a 4 × 4 matrix.
+
+
+@inner
+def _tiles(outputs, threes):
+    return (outputs - threes) // 2
+
+
+@inner
+def _begin(tile, threes):
+    """(the tile's first output, how many it has)"""
+    return 2 * tile + min(tile, threes), 3 if tile < threes else 2
+
+
+@inner
+def _counts(grid, point):
+    """How many tiles along each axis have this point."""
+    p, q, threes_p, threes_q = grid
+    high = threes_p if point // POINTS == 3 else _tiles(p, threes_p)
+    wide = threes_q if point % POINTS == 3 else _tiles(q, threes_q)
+    return high, wide
+
+
+@inner
+def first_rows(grid, images, starts):
+    """starts[point]: its first row; starts[16]: the number of rows"""
+    starts[0] = 0
+    for point in range(POINTS * POINTS):
+        high, wide = _counts(grid, point)
+        starts[point + 1] = starts[point] + images * high * wide
+
+
+@inner
+def _places(grid, starts, n, i, j, places):
+    """places[point]: the row of tile (i,j) of image n"""
+    for point in range(POINTS * POINTS):
+        high, wide = _counts(grid, point)
+        places[point] = starts[point] + (n * high + i) * wide + j
+
+
+@inner
+def transform_inputs(area, start, geometry, grid, images, starts, places, rows):
+    """rows = Bᵀ d B of the padded images in `area`, of which the tiles begin `start` floats in"""
+    _, _, c, _, _, high, wide, step, _, _, _ = geometry
+    p, q, threes_p, threes_q = grid
+    line, depth = wide * c, step * step * c
+    for n in range(images):
+        for i in range(_tiles(p, threes_p)):
+            y, m = _begin(i, threes_p)
+            for j in range(_tiles(q, threes_q)):
+                x, o = _begin(j, threes_q)
+                _places(grid, starts, n, i, j, places)
+                at = start + ((n * high + step * y) * wide + step * x) * c
+                for e in range(step):
+                    _input(
+                        m, o, address(area, at + e * line), step * line, step * c,
+                        rows + 4 * e * step * c, depth, address(places, 0), step * c
+                    )  # fmt: skip
+
+
+def _between(transform: Any) -> Any:
+    """The function that transforms between rows and the tiles of y, of which the first image's
+    begin with pixel `start`."""
+
+    @inner
+    def apply(y, start, k, geometry, grid, images, starts, places, rows):
+        _, _, _, _, _, _, _, _, step, wide, pixels = geometry
+        p, q, threes_p, threes_q = grid
+        for n in range(images):
+            for i in range(_tiles(p, threes_p)):
+                line, m = _begin(i, threes_p)
+                for j in range(_tiles(q, threes_q)):
+                    column, o = _begin(j, threes_q)
+                    _places(grid, starts, n, i, j, places)
+                    pixel = start + n * pixels + (line * wide + column) * step
+                    transform(
+                        m, o, y + 4 * pixel * k, step * wide * k, step * k, rows, k,
+                        address(places, 0), k
+                    )  # fmt: skip
+
+    return apply
+
+
+transform_outputs = _between(_output)  # y = Aᵀ M A
+transform_output_gradients = _between(_output_gradient)  # rows = A g Aᵀ

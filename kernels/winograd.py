@@ -55,101 +55,15 @@ from minigan.kernels.reference import Pads, Pair
 from minigan.kernels.tiles import LANES, ROWS
 from minigan.kernels.transforms import (
     POINTS,
-    filter_gradient_transform,
-    filter_transform,
-    input_transform,
-    output_gradient_transform,
-    output_transform,
+    first_rows,
+    transform_filter,
+    transform_filter_gradient,
+    transform_inputs,
+    transform_output_gradients,
+    transform_outputs,
 )
 
 Array = Any
-
-
-# ------------------------------------------------------------------------------------------ tiles
-# `grid` are the tiles of an image: p q, the outputs of an axis, and how many of its tiles have
-# three of them: threes_p threes_q. Those come first. Points are numbered as in a 4 × 4 matrix.
-
-
-@inner
-def _tiles(outputs, threes):
-    return (outputs - threes) // 2
-
-
-@inner
-def _begin(tile, threes):
-    """(the tile's first output, how many it has)"""
-    return 2 * tile + min(tile, threes), 3 if tile < threes else 2
-
-
-@inner
-def _counts(grid, point):
-    """How many tiles along each axis have this point."""
-    p, q, threes_p, threes_q = grid
-    high = threes_p if point // POINTS == 3 else _tiles(p, threes_p)
-    wide = threes_q if point % POINTS == 3 else _tiles(q, threes_q)
-    return high, wide
-
-
-@inner
-def _starts(grid, images, starts):
-    """starts[point]: its first row; starts[16]: the number of rows"""
-    starts[0] = 0
-    for point in range(POINTS * POINTS):
-        high, wide = _counts(grid, point)
-        starts[point + 1] = starts[point] + images * high * wide
-
-
-@inner
-def _places(grid, starts, n, i, j, places):
-    """places[point]: the row of tile (i,j) of image n"""
-    for point in range(POINTS * POINTS):
-        high, wide = _counts(grid, point)
-        places[point] = starts[point] + (n * high + i) * wide + j
-
-
-@inner
-def _inputs(area, start, geometry, grid, images, starts, places, rows):
-    """rows = Bᵀ d B of the padded images in `area`, of which the tiles begin `start` floats in"""
-    _, _, c, _, _, high, wide, step, _, _, _ = geometry
-    p, q, threes_p, threes_q = grid
-    line, depth = wide * c, step * step * c
-    for n in range(images):
-        for i in range(_tiles(p, threes_p)):
-            y, m = _begin(i, threes_p)
-            for j in range(_tiles(q, threes_q)):
-                x, o = _begin(j, threes_q)
-                _places(grid, starts, n, i, j, places)
-                at = start + ((n * high + step * y) * wide + step * x) * c
-                for e in range(step):
-                    input_transform(
-                        m, o, address(area, at + e * line), step * line, step * c,
-                        rows + 4 * e * step * c, depth, address(places, 0), step * c
-                    )  # fmt: skip
-
-
-def _between(transform: Any) -> Any:
-    """Between rows and the tiles of y, of which the first image's begin with pixel `start`."""
-
-    @inner
-    def apply(y, start, k, geometry, grid, images, starts, places, rows):
-        _, _, _, _, _, _, _, _, step, wide, pixels = geometry
-        p, q, threes_p, threes_q = grid
-        for n in range(images):
-            for i in range(_tiles(p, threes_p)):
-                line, m = _begin(i, threes_p)
-                for j in range(_tiles(q, threes_q)):
-                    column, o = _begin(j, threes_q)
-                    _places(grid, starts, n, i, j, places)
-                    pixel = start + n * pixels + (line * wide + column) * step
-                    transform(
-                        m, o, y + 4 * pixel * k, step * wide * k, step * k, rows, k,
-                        address(places, 0), k
-                    )  # fmt: skip
-
-    return apply
-
-
-_outputs, _output_gradients = _between(output_transform), _between(output_gradient_transform)
 
 
 @inner
@@ -163,8 +77,8 @@ def _aligned(address):
 # size with it), `step`, its pixels from one d to the next; and of the image that is written (or is
 # g) the pixels between outputs, its width and all its pixels; the points of each axis:
 #   h w c   top left high wide   step   out_step out_wide out_pixels   points_p points_q
-# `plan` has a line for each convolution of two taps: the grid, the tiles' start in the frame in
-# floats, and the pixel of the first output.
+# `plan` has a line for each convolution of two taps: the grid (see transforms.py), the tiles' start
+# in the frame in floats, and the pixel of the first output.
 
 _PLACES, _STARTS = 0, POINTS * POINTS  # in a row of `table`; the addresses of rows are behind them
 SPARE = 3 * POINTS * POINTS
@@ -195,7 +109,7 @@ def winograd_filters(w, u, c, k, transposed, points_q, area, table, first, last,
                     tap, sign = ((2 + e) * 4 + 2 + f, -2) if transposed else (e * 4 + f, 2)
                     to = (panel * depth + i) * LANES
                     to += (e * 2 + f) * (points_p * points_q * block if transposed else c * LANES)
-                    filter_transform(
+                    transform_filter(
                         points_p - 1, points_q - 1, address(area, tap * LANES), sign * 4 * LANES,
                         sign * LANES, address(u, to), 1, address(places, 0), LANES
                     )  # fmt: skip
@@ -203,22 +117,8 @@ def winograd_filters(w, u, c, k, transposed, points_q, area, table, first, last,
 
 @job("v v m v i i f i m t t g")
 def winograd(
-    x,
-    u,
-    y,
-    bias,
-    finish,
-    act,
-    slope,
-    piece,
-    area,
-    table,
-    plan,
-    numbers,
-    first,
-    last,
-    part,
-):
+    x, u, y, bias, finish, act, slope, piece, area, table, plan, numbers, first, last, part
+):  # fmt: skip
     """y = act(the convolutions of `plan` + bias), of the images first .. last
 
     u: of winograd_filters, one set for each line of the plan.   piece: images at a time.
@@ -237,10 +137,10 @@ def winograd(
         pad_images(x, area, n0, n1, h, w, c, top, left, high - top - h, wide - left - w)
         for i in range(len(plan)):
             grid = plan[i, 0], plan[i, 1], plan[i, 2], plan[i, 3]
-            _starts(grid, n1 - n0, starts)
+            first_rows(grid, n1 - n0, starts)
             d = _aligned(address(area, frame))
             m = d + 4 * starts[POINTS * POINTS] * depth
-            _inputs(area, plan[i, 4], geometry, grid, n1 - n0, starts, places, d)
+            transform_inputs(area, plan[i, 4], geometry, grid, n1 - n0, starts, places, d)
             filters = u[i * (len(u) // len(plan)) :]
             for point in range(POINTS * POINTS):
                 count = starts[point + 1] - starts[point]
@@ -251,7 +151,7 @@ def winograd(
                     panels = filters[(point // POINTS * points_q + point % POINTS) * block :]
                     product(of, count, 1, 0, depth, panels, depth, LANES, k, to)
             start = n0 * out_pixels + plan[i, 5]
-            _outputs(y.ctypes.data, start, k, geometry, grid, n1 - n0, starts, places, m)
+            transform_outputs(y.ctypes.data, start, k, geometry, grid, n1 - n0, starts, places, m)
         if finish:
             bias_act_rows(y, bias, act, slope, n0 * out_pixels, n1 * out_pixels)
 
@@ -273,13 +173,15 @@ def winograd_wgrad(x, g, piece, area, table, plan, numbers, k, first, last, part
     for n0 in range(first, last, piece):
         n1 = min(n0 + piece, last)
         pad_images(x, area, n0, n1, h, w, c, top, left, high - top - h, wide - left - w)
-        _starts(grid, n1 - n0, starts)
+        first_rows(grid, n1 - n0, starts)
         rows = starts[POINTS * POINTS]
         d = _aligned(address(area, piece * high * wide * c))
         a = d + 4 * rows * depth
-        _inputs(area, 0, geometry, grid, n1 - n0, starts, places, d)
+        transform_inputs(area, 0, geometry, grid, n1 - n0, starts, places, d)
         start = n0 * out_pixels
-        _output_gradients(g.ctypes.data, start, k, geometry, grid, n1 - n0, starts, places, a)
+        transform_output_gradients(
+            g.ctypes.data, start, k, geometry, grid, n1 - n0, starts, places, a
+        )
         for row in range(rows):
             of[row] = d + 4 * row * depth
         for point in range(POINTS * POINTS):
@@ -313,7 +215,7 @@ def winograd_gradient(area, gw, parts, c, k, points_p, points_q, table, first, l
                     to[j] += more[j]
         for e in range(2):
             for f in range(2):
-                filter_gradient_transform(
+                transform_filter_gradient(
                     points_p - 1, points_q - 1, address(area, (e * 4 + f) * c), 8 * c, 2 * c,
                     address(sums, (i * 4 + e * 2 + f) * c), 4 * c, address(places, 0), c
                 )  # fmt: skip
