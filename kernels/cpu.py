@@ -331,7 +331,8 @@ class _Geometry:
         whole = self.channels % _gemm.LANES == self.filters % _gemm.LANES == 0
         large = min(self.size) >= 4 and min(self.out) >= 2
         enough = self.n * prod(-(-p // 3) for p in self.out) >= _WINOGRAD_TILES
-        return shape == ((4, 4), (2, 2), (1, 1)) and whole and large and enough
+        fit = whole and large and enough and _winograd.EXACT_ENOUGH
+        return shape == ((4, 4), (2, 2), (1, 1)) and fit
 
 
 def _whole(columns: int) -> int:

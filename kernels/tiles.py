@@ -29,6 +29,8 @@ def _features() -> list[str]:
 
 _avx512 = "+avx512f" in _features()
 _many_registers = _avx512 or platform.machine() in ("arm64", "aarch64")  # 32, where others have 16
+# Whether a product is not rounded before it is added.
+FUSED = "+fma" in _features() or platform.machine() not in ("x86_64", "AMD64")
 
 LANES = 16 if _avx512 else 8 if "+avx" in _features() else 4  # floats of a vector
 ROWS = 8  # of product_tile

@@ -196,14 +196,14 @@ AS_OTHERS = """
         for right in (b, np.asfortranarray(b)):
             y = cpu.matmul(left, right, bias, "relu", 0.0)
             assert np.allclose(y, np.maximum(x.astype(float) @ b + bias, 0), atol=1e-5)
-    print(tiles.LANES, tiles.OUTER_VECTORS)
+    print(tiles.LANES, tiles.OUTER_VECTORS, tiles.FUSED)
 """
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="another kind of processor")
 @pytest.mark.parametrize(
     ("name", "features", "found"),
-    [("haswell", "+avx,+avx2,+fma", "8 2\n"), ("x86-64", "+sse2", "4 2\n")],
+    [("haswell", "+avx,+avx2,+fma", "8 2 True\n"), ("x86-64", "+sse2", "4 2 False\n")],
 )
 def test_processors_of_shorter_vectors(name, features, found):
     from numba.core import codegen

@@ -17,6 +17,8 @@ L = winograd.LANES
 def small_shards(monkeypatch):
     """Take it for small arrays too, shared among the threads."""
     assert cpu._fast(np.zeros(1, np.float32)), "no Numba"
+    if not winograd.EXACT_ENOUGH:
+        pytest.skip("this processor rounds products before it adds them")
     monkeypatch.setattr(cpu, "_LEAST", 1)
     monkeypatch.setattr(cpu, "_WINOGRAD_TILES", 1)
     yield
