@@ -1,7 +1,7 @@
 """Arrays and where they live: devices, transfers, and the random streams.
 
-The only module beside kernels/cuda.py that knows CuPy, and it imports CuPy only when the device
-`cuda` is asked for.
+The only module that imports CuPy, and only when the device `cuda` is asked for; the kernels take
+it from their arrays.
 """
 
 from __future__ import annotations
