@@ -269,6 +269,30 @@ BUGS = {
         ),
         r"thread \(63, 0, 0\): reads tile\[64\], which nothing has written",
     ),
+    "wrong stride": (
+        "out of bounds",
+        kernel(
+            "const float* x, float* y",
+            """
+    int row = blockIdx.x * 8 + threadIdx.x / 8, column = threadIdx.x % 8;
+    y[row * 8 + column] = x[row * 18 + column];  //! rows of x are 16 long
+""",
+        ),
+        r"block \(1, 0, 0\) thread \(52, 0, 0\): reads x\[256\]",
+    ),
+    "lost tail": (
+        "read of unwritten memory",
+        kernel(
+            "const float* x, float* y",
+            """
+    __shared__ float tile[100];
+    for (int i = threadIdx.x; i < 100 / 64 * 64; i += 64) tile[i] = x[i];
+    __syncthreads();
+    y[blockIdx.x * 64 + threadIdx.x] = tile[threadIdx.x + 36];  //!
+""",
+        ),
+        r"thread \(28, 0, 0\): reads tile\[64\], which nothing has written",
+    ),
     "barrier under divergence": (
         "barrier not reached by all",
         kernel(
