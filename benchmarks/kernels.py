@@ -25,6 +25,7 @@ from minigan.kernels.case import BATCH, NETS, Case, Layer
 from minigan.kernels.cases import convolution, rung
 from minigan.kernels.catalogue import conv2d_by
 from minigan.kernels.report import Report, report
+from minigan.kernels.sim import nvrtc
 
 OPS = ("conv2d", "conv2d_dgrad", "conv2d_wgrad")
 
@@ -193,7 +194,10 @@ def main() -> None:
             raise DeviceError
         check_device("cuda")
     except DeviceError:
-        counted(options.arch, nets)
+        try:
+            counted(options.arch, nets)
+        except nvrtc.CompilerMissing as missing:
+            raise SystemExit(f"{missing}") from None
     else:
         measured(nets)
 
