@@ -60,7 +60,7 @@ def report(
         raise Refused(f"--arch {arch}: choose one of {', '.join(ARCHITECTURES)}")
     if html and Path(html).is_dir():
         raise Refused(f"--html {html}: is a folder; give a file, like report.html")
-    cases = _cases(names)
+    cases = [c for c in _cases(names) if ARCHITECTURES[arch].tensor or not c.needs_tensor_cores]
     if update_budget and (names or arch != "sm_80"):
         raise Refused("--update-budget: takes all kernels, on sm_80; leave out NAME and --arch")
     with working(f"counting {len(cases)} launches"):

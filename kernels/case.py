@@ -42,6 +42,10 @@ class Case:
     blocks: float = 1.0
     executed_over_useful: float | None = None
 
+    @property
+    def needs_tensor_cores(self) -> bool:
+        return ("TF32", 1) in self.kernel.defines
+
     def count(self) -> Counters:
         """Run the small launch on sim.   Raises: CompilerMissing, Fault."""
         s = self.small()

@@ -166,7 +166,7 @@ def predicted_cycles(case: Case, arch: str, counts: Counts, resident: int) -> di
 
 
 def _tensor_fmas(case: Case, counts: Counts) -> float:
-    return counts.flops / 2 - counts.ffma if ("TF32", 1) in case.kernel.defines else 0.0
+    return counts.flops / 2 - counts.ffma if case.needs_tensor_cores else 0.0
 
 
 def report(case: Case, arch: str) -> Report:

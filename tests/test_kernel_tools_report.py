@@ -1,8 +1,10 @@
 """What minigan kernels report rests on: occupancy, the compiler's log, hot loops, scaled counts."""
 
 import dataclasses
+import json
 
 import pytest
+from cli_tool import here
 
 from minigan.kernels import cases, machine_code, plan
 from minigan.kernels import report as reporting
@@ -87,6 +89,13 @@ def test_the_log_of_ptxas():
 def test_a_log_that_cannot_be_read_is_told():
     with pytest.raises(ValueError, match="one: cannot read what ptxas says"):
         machine_code.parse_log(LOG.replace("Used 255", "Wasted 255"))
+
+
+@pytest.mark.parametrize("arch, tf32", [("sm_70", False), ("sm_80", True)])
+def test_rung_6_is_left_out_where_there_are_no_tensor_cores_for_it(arch, tf32):
+    done = here("kernels", "report", "conv2d", "--arch", arch, "--json")
+    names = {row["kernel"] for row in json.loads(done.out)["reports"]}
+    assert "conv2d" in names and ("conv2d TF32" in names) == tf32
 
 
 def test_the_hot_loop_is_the_one_with_the_multiply_adds():
