@@ -91,7 +91,7 @@ def test_a_log_that_cannot_be_read_is_told():
         machine_code.parse_log(LOG.replace("Used 255", "Wasted 255"))
 
 
-@pytest.mark.parametrize("arch, tf32", [("sm_70", False), ("sm_80", True)])
+@pytest.mark.parametrize("arch, tf32", [("sm_70", False), ("sm_80", True), ("sm_120", True)])
 def test_rung_6_is_left_out_where_there_are_no_tensor_cores_for_it(arch, tf32):
     done = here("kernels", "report", "conv2d", "--arch", arch, "--json")
     names = {row["kernel"] for row in json.loads(done.out)["reports"]}

@@ -64,6 +64,14 @@ def test_divergent_loops_and_branches(checks):
     np.testing.assert_array_equal(y, [steps(t) for t in range(128)])
 
 
+@pytest.mark.parametrize("arch", ["sm_70", "sm_80", "sm_90", "sm_100", "sm_120"])
+def test_code_for_every_architecture_runs(arch):
+    source = 'extern "C" __global__ void k(const float* x, float* y) { y[threadIdx.x] = 2 * x[0]; }'
+    y = np.zeros(4, np.float32)
+    sim.run(source, "k", 1, 4, np.full(1, 3, np.float32), y, arch=arch)
+    np.testing.assert_array_equal(y, 6)
+
+
 def test_switch():
     cases = "".join(f"case {i}: y[t] = {i * i * 7 % 31}; break;\n" for i in range(40))
     y = ints(64)

@@ -124,7 +124,9 @@ def variable(text: str) -> Symbol | None:
     """`.shared .align 4 .b8 name[256]` and the like, or None."""
     match = re.match(
         r"(?:\.(?:visible|extern|weak|common)\s+)*\.(const|global|shared|local|param)\s+"
-        r"(?:\.align\s+(\d+)\s+)?(?:\.v\d\s+)?\.(\w+)\s+([\w$%]+)((?:\[\d*\])*)\s*(?:=\s*(.*))?$",
+        r"(?:\.align\s+(\d+)\s+)?(?:\.v\d\s+)?\.(\w+)\s+"
+        r"(?:\.ptr\s+(?:\.(?:global|shared|local|const)\s+)?(?:\.align\s+\d+\s+)?)?"  # sm_100
+        r"([\w$%]+)((?:\[\d*\])*)\s*(?:=\s*(.*))?$",
         text,
         re.S,
     )
