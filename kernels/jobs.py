@@ -277,7 +277,7 @@ def every() -> list[Job]:
 # core does something else. A taken word of an older task cannot be exchanged: its number differs.
 
 ROW = 8  # words
-# Where there are: the task word; how many parts are done; code and count; whether workers sleep.
+# Where there are: the task word; parts done; code, count, number of workers; whether each sleeps.
 TASK, DONE, CODE, WORKERS = 0, 8, 16, 24
 _ARGUMENTS = 512  # words
 
@@ -286,6 +286,7 @@ def new_pool(workers: int) -> tuple[Any, Any]:
     """(the address of the words that a pool shares, for each worker the word whether he sleeps)"""
     words = np.zeros(WORKERS + (workers + 1) * ROW + _ARGUMENTS, np.int64)
     first = _ARGUMENTS + -(words.ctypes.data // 8) % ROW
+    words[first + CODE + 2] = workers
     asleep = words[first + WORKERS : first + WORKERS + workers * ROW : ROW]
     return words.ctypes.data + 8 * first, asleep
 
@@ -315,7 +316,8 @@ def _work(pool):
 
 @_kept(numba.njit, ["boolean(int64, int64)"], nogil=True)
 def finished(pool, turns):
-    """Whether all parts of the task are done, now or within so many looks."""
+    """Help with the task. Returns whether all its parts are done, now or within so many looks."""
+    _work(pool)
     parts = _load(pool + 8 * TASK) >> 16 & 0xFFFF
     for _ in range(turns):
         if _load(pool + 8 * DONE) == parts:
@@ -324,7 +326,8 @@ def finished(pool, turns):
 
 
 def _start(pool, code, arguments, count, parts):
-    """Give out a job in `parts` shards of 0 .. count, and help. Returns whether it is `finished`.
+    """Give out a job in `parts` shards of 0 .. count. Returns whether it is `finished`; False at
+    once if there is a worker to be woken first.
 
     pool: its address.   code: that of the job.
     """
@@ -334,7 +337,9 @@ def _start(pool, code, arguments, count, parts):
     _store(pool + 8 * DONE, 0)
     number = (_load(pool + 8 * TASK) >> 32) + 1 & 0x7FFFFFFF
     _store(pool + 8 * TASK, number << 32 | parts << 16)
-    _work(pool)
+    for worker in range(min(parts - 1, _load(pool + 8 * CODE + 16))):
+        if _load(pool + 8 * (WORKERS + worker * ROW)):  # he may have begun to sleep just now
+            return False
     return finished(pool, 1 << 16)
 
 

@@ -93,21 +93,24 @@ class _Pool:
 
     def run(self, job: Any, arguments: tuple[Any, ...], count: int, parts: int) -> None:
         """See `run`."""
-        for worker in range(min(parts - 1, self.workers)):
-            if self.asleep[worker]:
-                self.asleep[worker] = 0
-                if self.locks[worker].locked():
-                    self.locks[worker].release()
         try:
             if not job.start(self.address, job.address, arguments, count, parts):
+                self._wake(min(parts - 1, self.workers))
                 self._wait()
         except BaseException:  # a signal's
             self._wait()
             raise
 
+    def _wake(self, workers: int) -> None:
+        for worker in range(workers):
+            if self.asleep[worker]:
+                self.asleep[worker] = 0
+                if self.locks[worker].locked():
+                    self.locks[worker].release()
+
     def _wait(self) -> None:
-        """Until the parts that workers took are done, even if a signal comes meanwhile: they read
-        our arguments."""
+        """Help until all parts are done, even if a signal comes meanwhile: workers read our
+        arguments."""
         interrupt = None
         for turn in itertools.count():
             try:
