@@ -3,7 +3,7 @@
 reference.py says what each function computes. The arrays say where it runs:
 
     CuPy arrays                          kernels/*.cu through CuPy on the GPU        (cuda.py)
-    NumPy arrays                         BLAS and NumPy                              (cpu.py)
+    NumPy arrays                         loops that Numba compiles                   (cpu.py)
     NumPy arrays inside `use("sim")`     kernels/*.cu on the SIMT interpreter        (cuda.py)
     NumPy arrays inside `use("reference")`  the contract itself                      (reference.py)
 

@@ -1,13 +1,11 @@
-"""The loops of the CPU kernels, compiled by Numba for this processor and kept for the next run.
+"""The CPU's loops over channels, logits and flat buffers: batch norm, activations, losses, Adam.
 
-Arrays are float32 with elements in order, channels last:
+Arrays are float32 with elements in order, channels last:   rows (M,C), one pixel of one image each.
 
-    x (N,H,W,C)   g, y (N,P,Q,K)   cols (N·P·Q, R·S·C)   rows (M,C): one pixel of one image each
-
-A loop works on a range of rows or images, so that threads can share an array, and holds no GIL.
-Sums over rows are float64, which rounds less and keeps pace with memory. There is no fast-math:
-a result is what its lines say. An activation is a number here, see ACTS; `tanh` and `sigmoid`
-forward are not here, NumPy's vectorised tanh and exp are faster than one call an element.
+A loop works on a range of rows, so that threads can share an array: see jobs.py. Sums over rows are
+float64, which rounds less and keeps pace with memory. There is no fast-math: a result is what its
+lines say. An activation is a number here, see ACTS; `tanh` and `sigmoid` forward are not here,
+NumPy's vectorised tanh and exp are faster than one call an element.
 """
 
 from __future__ import annotations

@@ -1,15 +1,12 @@
-"""The kernel contract on a CPU's cores: BLAS and compiled loops, on shards of the batch.
+"""The kernel contract on a CPU's cores: compiled loops, on shards of the batch.
 
-A convolution is a matrix product over the patches of x (im2col: "image to columns"):
+This file chooses: which loops compute a convolution, in how many shards, and what they are handed.
 
-    cols (N·P·Q, R·S·C)   filters (K, R·S·C)          y, g (N·P·Q, K)
-
-    conv2d        y    = cols · filtersᵀ
-    conv2d_dgrad  gx   = col2im(g · filters)
-    conv2d_wgrad  gw   = gᵀ · cols
-
-Each core takes a range of images, and cuts them into pieces so small that cols, which is as large
-as all taps together, is still in its cache when BLAS reads it.
+    conv2d          winograd.py for wide layers of 4 × 4 taps and stride 2; else the product of
+                    patches and filters, convolution.py
+    conv2d_dgrad    the same; phase by phase, or by col2im where there are few channels
+    conv2d_wgrad    the same; each shard's sum apart, added in order
+    matmul          gemm.py
 
 Results have the contract's shapes, and channels last in memory: an image (N,C,H,W) is a view of an
 array (N,H,W,C), in which a pixel's channels are neighbours and a matrix of pixels needs no copy.
