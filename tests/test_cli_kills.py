@@ -128,6 +128,7 @@ def test_an_interrupt_at_once_is_one_line(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("minigan.train.Trainer.warm_up", lambda *_: None)  # it takes steps, too
     monkeypatch.setattr("minigan.train.Trainer.advance", interrupted)
     done = here("train", "mnist-gan", *SMALL)
     assert done.code == 130
