@@ -178,7 +178,7 @@ def test_who_ends_while_compiling_leaves_no_process(number, tmp_path):
     assert first.returncode == -number
     deadline = time.monotonic() + 10  # killed, it cannot tell; the other looks after each job
     while running(second):
-        assert number == signal.SIGKILL and time.monotonic() < deadline
+        assert time.monotonic() < deadline  # interrupted before it had a name for the other, too
         time.sleep(0.1)
 
 
