@@ -247,6 +247,7 @@ def test_out_of_memory(monkeypatch):
     def exhausted(*args, **kwargs):
         raise MemoryError("Unable to allocate 3 TiB")
 
+    monkeypatch.setattr("minigan.train.Trainer.warm_up", lambda *_: None)  # it takes steps, too
     monkeypatch.setattr("minigan.train.Trainer.advance", exhausted)
     done = here("train", "mnist-gan", *SMALL)
     assert refused(done, "out of memory", "3 TiB", "--batch", "--resume runs/0001-mnist-gan")

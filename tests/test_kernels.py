@@ -12,6 +12,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from minigan import kernels
 from minigan.array import Stream
 from minigan.kernels import check as checks
 from minigan.kernels import cuda, plan, reference, sim
@@ -493,7 +494,7 @@ def test_a_fault_is_in_the_line_of_its_file():
         ((a, values(1, 15, 40), None, values(2, 40, 40)), r"line 1\d\d of gemm\.cu: `\S"),
     ):
         args = (*arrays, 40, 40, 16, 0, 0, 1, 1)
-        with pytest.raises(sim.Fault, match=words):
+        with kernels.use("sim"), pytest.raises(sim.Fault, match=words):  # with its checks on
             cuda.launch(specialised("matmul", **tile), (1, 1, 1), (256,), args)
 
 
