@@ -122,15 +122,14 @@ def warm_up(
     """
     if _host != "cpu":
         return
-    cpu = _load("cpu")
-    if steps is None or not cpu.load():
-        cpu.warm_up(None, progress)
-        return
-    from minigan.kernels import threads
+    from minigan.kernels import loading, threads
 
+    if steps is None or not loading.load():
+        loading.warm_up(None, progress)
+        return
     with threads.planning() as needed, np.errstate(all="ignore"):
         steps()
-    cpu.warm_up(needed, progress)
+    loading.warm_up(needed, progress)
 
 
 # ---- Products: act(product + bias[channel]), the bias optional -----------------------------------

@@ -41,7 +41,7 @@ from typing import Any
 
 import numpy as np
 
-from minigan.kernels import cpu
+from minigan.kernels import layout, sharing
 from minigan.kernels.gemm import (
     address,
     bias_act_rows,
@@ -276,7 +276,7 @@ class _Pass:
     def space(self, shards: int, piece: int, more: int = 0) -> tuple[Array, Array]:
         _, _, c, _, _, high, wide, *_ = self.geometry
         floats = more + piece * (high * wide * c + self.rows * (self.depth + self.outputs))
-        return cpu._space(shards, floats, SPARE + 2 * (piece * self.rows + ROWS))
+        return sharing.space(shards, floats, SPARE + 2 * (piece * self.rows + ROWS))
 
 
 def _forward(size: Pair, c: int, out: Pair, k: int, pads: Pads) -> _Pass:
@@ -310,9 +310,9 @@ def _filters(w: Array, points: tuple[int, int], transposed: bool) -> Array:
     k, c = w.shape[:2]
     u = np.empty(prod(points) * 4 * c * k, np.float32)
     parts = (c if transposed else k) // LANES
-    space = cpu._space(cpu._shards(parts, u.size), 16 * LANES, SPARE)
-    arguments = cpu._dense(w).reshape(-1), u, c, k, int(transposed), points[1], *space
-    cpu._share(winograd_filters, arguments, parts, u.size)
+    space = sharing.space(sharing.count(parts, u.size), 16 * LANES, SPARE)
+    arguments = layout.dense(w).reshape(-1), u, c, k, int(transposed), points[1], *space
+    sharing.share(winograd_filters, arguments, parts, u.size)
     return u
 
 
@@ -328,22 +328,24 @@ def convolve(
     of = _backward(out, c, here, k, pads) if transposed else _forward(here, c, out, k, pads)
     u = _filters(w, of.points, transposed)
     y = np.empty((n * prod(out), of.outputs), np.float32)
-    shards = cpu._shards(n, work)
+    shards = sharing.count(n, work)
     piece = of.piece(-(-n // shards))
     space = of.space(shards, piece)
-    arguments = cpu._rows(x).reshape(-1), u, y, *ending, piece, *space, of.plan, of.numbers
-    cpu._share(winograd, arguments, n, work)
+    arguments = layout.rows(x).reshape(-1), u, y, *ending, piece, *space, of.plan, of.numbers
+    sharing.share(winograd, arguments, n, work)
     return y
 
 
 def wgrad(x: Array, g: Array, pads: Pads, work: int) -> Array:
     (n, c, *size), (_, k, *out) = x.shape, g.shape
     of = _forward((size[0], size[1]), c, (out[0], out[1]), k, pads)
-    sums, shards = of.filters, cpu._shards(n, work)
+    sums, shards = of.filters, sharing.count(n, work)
     piece = of.piece(-(-n // shards))
-    area, table = of.space(max(shards, cpu._shards(k, sums)), piece, sums)
-    images = cpu._rows(x).reshape(-1), cpu._rows(g).reshape(-1)
-    cpu._share(winograd_wgrad, (*images, piece, area, table, of.plan, of.numbers, k), n, work)
+    area, table = of.space(max(shards, sharing.count(k, sums)), piece, sums)
+    images = layout.rows(x).reshape(-1), layout.rows(g).reshape(-1)
+    sharing.share(winograd_wgrad, (*images, piece, area, table, of.plan, of.numbers, k), n, work)
     gw = np.empty((k, c, 4, 4), np.float32)
-    cpu._share(winograd_gradient, (area, gw.reshape(-1), shards, c, k, *of.points, table), k, sums)
+    sharing.share(
+        winograd_gradient, (area, gw.reshape(-1), shards, c, k, *of.points, table), k, sums
+    )
     return gw

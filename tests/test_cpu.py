@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from minigan.kernels import cpu, reference, threads
+from minigan.kernels import cpu, geometry, reference, sharing, threads
 
 EPS = np.finfo(np.float32).eps
 
@@ -22,8 +22,8 @@ EPS = np.finfo(np.float32).eps
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     """Share even small arrays among the threads, in pieces of a few lines."""
-    monkeypatch.setattr(cpu, "_LEAST", 1)
-    monkeypatch.setattr(cpu, "_PIECE_ROWS", 40)
+    monkeypatch.setattr(sharing, "LEAST", 1)
+    monkeypatch.setattr(geometry, "PIECE_ROWS", 40)
     yield
     threads.set_count(None)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from minigan.kernels import compiled, cpu, gemm, jobs, threads, transforms, winograd
+from minigan.kernels import compiled, gemm, jobs, loading, threads, transforms, winograd
 
 
 def python(code, **environment):
@@ -104,14 +104,14 @@ class Slow:
 @pytest.fixture
 def started(monkeypatch):
     """The processes that compile from the end."""
-    assert cpu.load()
-    listed, whole = [], cpu._from_the_end
+    assert loading.load()
+    listed, whole = [], loading._from_the_end
 
     def start(names):
         listed.append(whole(names))
         return listed[-1]
 
-    monkeypatch.setattr(cpu, "_from_the_end", start)
+    monkeypatch.setattr(loading, "_from_the_end", start)
     monkeypatch.setattr(jobs, "uncached", False)
     threads.set_count(2)
     yield listed
@@ -122,42 +122,42 @@ def started(monkeypatch):
 def test_a_second_process_that_fails_harms_nothing(executable, started, monkeypatch):
     monkeypatch.setattr(sys, "executable", executable)
     slow, at = [Slow(f"job{i}") for i in range(5)], []
-    cpu.warm_up(slow, lambda *a: at.append(a))
+    loading.warm_up(slow, lambda *a: at.append(a))
     assert all(job.ready for job in slow) and at == [(i, 5) for i in range(1, 6)]
     assert started and all(p is None or p.poll() is not None for p in started)
 
 
 def test_one_thread_starts_no_second_process(started):
     threads.set_count(1)
-    cpu.warm_up([Slow(f"job{i}") for i in range(5)])
+    loading.warm_up([Slow(f"job{i}") for i in range(5)])
     assert not started
 
 
 def test_nor_do_few_jobs_or_such_as_were_kept(started, monkeypatch):
-    cpu.warm_up([Slow("job1"), Slow("job2"), Slow("job3")])
-    monkeypatch.setattr(cpu, "_LOADING", 10)
-    cpu.warm_up([Slow(f"job{i}") for i in range(5)])
+    loading.warm_up([Slow("job1"), Slow("job2"), Slow("job3")])
+    monkeypatch.setattr(loading, "_LOADING", 10)
+    loading.warm_up([Slow(f"job{i}") for i in range(5)])
     assert not started
 
 
 def test_an_interrupt_ends_the_second_process(started):
     with pytest.raises(KeyboardInterrupt):
-        cpu.warm_up([Slow(f"job{i}", interrupt=i == 2) for i in range(5)])
+        loading.warm_up([Slow(f"job{i}", interrupt=i == 2) for i in range(5)])
     (second,) = started
     assert second.returncode == -signal.SIGKILL
 
 
 COLD = """
-    from minigan.kernels import cpu, threads
+    from minigan.kernels import loading, threads
 
-    start = cpu._from_the_end
+    start = loading._from_the_end
     def told(names):
         process = start(names)
         print(process.pid, flush=True)
         return process
-    cpu._from_the_end = told
+    loading._from_the_end = told
     threads.set_count(2)
-    cpu.warm_up()
+    loading.warm_up()
 """
 
 
@@ -186,9 +186,9 @@ def test_who_ends_while_compiling_leaves_no_process(number, tmp_path):
 
 AS_OTHERS = """
     import numpy as np
-    from minigan.kernels import cpu, reference, threads, tiles
+    from minigan.kernels import cpu, reference, sharing, threads, tiles
 
-    cpu._LEAST = 1
+    sharing.LEAST = 1
     threads.set_count(2)
     x, b, bias = (np.random.default_rng(i).standard_normal(shape).astype(np.float32)
                   for i, shape in enumerate([(37, 29), (29, 43), 43]))

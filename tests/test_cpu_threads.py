@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from minigan.kernels import compiled, cpu, jobs, threads
+from minigan.kernels import compiled, jobs, loading, threads
 
 
 @pytest.fixture(autouse=True)
 def compiled_loops():
-    assert cpu.load()
+    assert loading.load()
 
 
 def blas_threads():
@@ -175,14 +175,14 @@ def test_it_works_after_a_fork_and_ends_with_the_program():
     out = python("""
         import os
         import numpy as np
-        from minigan.kernels import compiled, cpu, jobs, threads
+        from minigan.kernels import compiled, jobs, loading, threads
 
         def count_rows():
             sums = np.zeros((3, 4))
             threads.run(compiled.column_sums, (np.ones((9, 4), np.float32), sums), 9, 3)
             return sums[:, 0].tolist()
 
-        cpu.warm_up()
+        loading.warm_up()
         assert count_rows() == [3, 3, 3]
         child = os.fork()
         counted = count_rows()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from minigan.kernels import cpu, reference, threads
+from minigan.kernels import cpu, geometry, reference, sharing, threads
 
 winograd = pytest.importorskip("minigan.kernels.winograd")
 
@@ -19,8 +19,8 @@ def small_shards(monkeypatch):
     assert cpu._fast(np.zeros(1, np.float32)), "no Numba"
     if not winograd.EXACT_ENOUGH:
         pytest.skip("this processor rounds products before it adds them")
-    monkeypatch.setattr(cpu, "_LEAST", 1)
-    monkeypatch.setattr(cpu, "_WINOGRAD_TILES", 1)
+    monkeypatch.setattr(sharing, "LEAST", 1)
+    monkeypatch.setattr(geometry, "WINOGRAD_TILES", 1)
     yield
     threads.set_count(None)
 
