@@ -284,7 +284,8 @@ def _train(trainer: Trainer, run: RunFolder, name: str, on_nan: str) -> int:
     """Train to the end, or to a signal; returns the exit code."""
     from minigan import checkpoint
     from minigan.cli.progress import clock, reporter
-    from minigan.train import NonFinite, fit
+    from minigan.loop import fit
+    from minigan.train import NonFinite
 
     again = resume_command(name, run.path, on_nan)
     begun = time.perf_counter()

@@ -18,7 +18,7 @@ LAYERS = [
     ["ops"],
     ["nn", "optim", "losses", "schedules"],
     ["models", "gan", "data", "checkpoint", "metrics"],
-    ["captured", "recipes", "runs", "sample", "train"],
+    ["captured", "loop", "recipes", "runs", "sample", "train"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import minigan as mg
-from minigan import data, gan, nn, ops, recipes, train
+from minigan import data, gan, loop, nn, ops, recipes, train
 from minigan.recipes import RECIPES, Recipe, RecipeError
 from minigan.runs import RunError, RunFolder
 
@@ -280,7 +280,7 @@ def test_samples_depend_on_seed_and_index_alone(digits):
 def test_fit_leaves_what_it_says(digits, tmp_path):
     r = recipe(keep_checkpoints=2)
     run = new_run(tmp_path / "run", r)
-    assert train.fit(train.Trainer(r, digits), run)
+    assert loop.fit(train.Trainer(r, digits), run)
     assert sorted(p.name for p in run.checkpoints.iterdir()) == [
         "step-00000004.safetensors", "step-00000006.safetensors",
     ]  # fmt: skip
@@ -311,17 +311,17 @@ def files(run):
 def test_an_interrupted_run_ends_as_the_uninterrupted_one(digits, tmp_path, stop_at):
     r = recipe()
     whole = new_run(tmp_path / "whole", r)
-    train.fit(train.Trainer(r, digits), whole)
+    loop.fit(train.Trainer(r, digits), whole)
 
     run = new_run(tmp_path / "run", r)
     t = train.Trainer(r, digits)
-    assert not train.fit(t, run, should_stop=lambda: t.step == stop_at)
+    assert not loop.fit(t, run, should_stop=lambda: t.step == stop_at)
     resumed = train.Trainer(run.recipe(), digits)
     path, content, passed_over = RunFolder.open(run.path).newest_checkpoint()
     assert not passed_over and path.name == f"step-{stop_at:08d}.safetensors"
     resumed.restore(content)
     run.rewind(resumed.step)
-    assert train.fit(resumed, run)
+    assert loop.fit(resumed, run)
     (kept, log), (whole_kept, whole_log) = files(run), files(whole)
     assert log == whole_log
     last = "checkpoints/step-00000006.safetensors"
@@ -334,7 +334,7 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one(digits, tmp_path, stop
 def test_a_damaged_checkpoint_is_passed_over(digits, tmp_path):
     r = recipe()
     run = new_run(tmp_path / "run", r)
-    train.fit(train.Trainer(r, digits), run)
+    loop.fit(train.Trainer(r, digits), run)
     newest = run.checkpoints / "step-00000006.safetensors"
     newest.write_bytes(newest.read_bytes()[:-10])
     path, content, reasons = run.newest_checkpoint()
@@ -348,7 +348,7 @@ def test_reals_and_samples_are_written_by_the_sets_range(digits, tmp_path):
     r = recipe()
     run = new_run(tmp_path / "run", r)
     t = train.Trainer(r, digits)
-    train.fit(t, run)
+    loop.fit(t, run)
     with Image.open(run.path / "reals.png") as image:
         drawn = np.asarray(image)
     assert np.array_equal(drawn[2:30, 2:30], digits.images[t.batches.indices_at(0)[0], 0])
@@ -371,7 +371,7 @@ def test_a_run_is_never_overwritten(digits, tmp_path, monkeypatch):
 def test_rewind_forgets_what_came_after(digits, tmp_path):
     r = recipe()
     run = new_run(tmp_path / "run", r)
-    train.fit(train.Trainer(r, digits), run)
+    loop.fit(train.Trainer(r, digits), run)
     with run.log_path.open("a") as file:
         file.write('{"step": 8, "d_lo')  # a line that a kill cut short
     run.rewind(4)
@@ -445,7 +445,7 @@ def test_weights_that_diverge_are_never_saved(digits, tmp_path):
     r = recipe(lr_g=1e38)
     run = new_run(tmp_path / "run", r)
     with pytest.raises(train.NonFinite):
-        train.fit(train.Trainer(r, digits), run)
+        loop.fit(train.Trainer(r, digits), run)
     _, content, _ = run.newest_checkpoint()
     assert all(np.isfinite(a).all() for a in content.tensors.values())
 
@@ -454,7 +454,7 @@ def test_weights_that_diverge_are_never_saved(digits, tmp_path):
 def test_nan_rollback_goes_back_and_draws_other_numbers(digits, tmp_path):
     t = breaking_trainer(digits, {(5, 0)})
     run = new_run(tmp_path / "run", t.recipe)
-    assert train.fit(t, run, on_nan="rollback")
+    assert loop.fit(t, run, on_nan="rollback")
     assert t.rollbacks == 1 and t.step == 6
     assert [record["step"] for record in run.log()] == [2, 4, 6]
     plain = train.Trainer(t.recipe, digits)
@@ -467,4 +467,4 @@ def test_nan_rollback_goes_back_and_draws_other_numbers(digits, tmp_path):
 def test_nan_rollback_gives_up(digits, tmp_path):
     t = breaking_trainer(digits, {(3, k) for k in range(10)})
     with pytest.raises(train.NonFinite):
-        train.fit(t, new_run(tmp_path / "run", t.recipe), on_nan="rollback")
+        loop.fit(t, new_run(tmp_path / "run", t.recipe), on_nan="rollback")
