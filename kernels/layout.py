@@ -35,7 +35,7 @@ def channels_last(x: Array) -> Array:
     last = x.transpose(0, *range(2, x.ndim), 1)
     if last.flags.c_contiguous or not x.flags.c_contiguous:
         return dense(last)
-    return transposed(x, len(x), x.shape[1], prod(x.shape[2:])).reshape(last.shape)
+    return transposed(dense(x), len(x), x.shape[1], prod(x.shape[2:])).reshape(last.shape)
 
 
 def rows(x: Array) -> Array:

@@ -110,6 +110,10 @@ def test_strided_and_read_only_arrays():
     x.flags.writeable = w.flags.writeable = bias.flags.writeable = False
     check("conv2d", x, w, *rest)
     check("bias_act", x, bias, "relu", 0.1)
+    x, g = values(3, 3, 4, 8, 9), values(4, 3, 5, 8, 9)  # channels first
+    x.flags.writeable = g.flags.writeable = False
+    check("conv2d_wgrad", x, g, (3, 3), *rest)
+    check("bias_act_backward", g, g, "relu", 0.1)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16])
