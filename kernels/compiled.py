@@ -81,6 +81,16 @@ def column_sums(g, sums, first, last, part):
             sums[c] += g[i, c]
 
 
+@job("d i v")
+def add_shards(sums, parts, total, first, last, part):
+    """total[c] = Σ of the shards' sums"""
+    for c in range(len(total)):
+        value = 0.0
+        for p in range(parts):
+            value += sums[p, c]
+        total[c] = value
+
+
 # ----------------------------------------------------------------------------------- batch norm
 
 
@@ -96,6 +106,20 @@ def moments(x, sums, squares, first, last, part):
             v = np.float64(x[i, c])
             sums[c] += v
             squares[c] += v * v
+
+
+@job("d d i i f v v")
+def statistics(sums, squares, parts, m, eps, mean, rstd, first, last, part):
+    """mean[c], rstd[c] = 1 / sqrt(var + eps) from the shards' sums of `moments` over m rows"""
+    for c in range(len(mean)):
+        total, square = 0.0, 0.0
+        for p in range(parts):
+            total += sums[p, c]
+            square += squares[p, c]
+        total /= m
+        var = square / m - total * total
+        mean[c] = total
+        rstd[c] = 1 / np.sqrt((0 if var < 0 else var) + eps)  # a NaN stays one
 
 
 @job("m v v v m i f")

@@ -24,21 +24,21 @@ from typing import Any
 import numpy as np
 
 from minigan.kernels import layout, loading, plain, sharing, threads
-from minigan.kernels.geometry import Geometry
+from minigan.kernels.geometry import geometry
 from minigan.kernels.reference import Pads, Pair
 
 Array = Any
 
 
-def _fast(*arrays: Array) -> bool:
+_FLOAT32 = np.dtype(np.float32)
+
+
+def _fast(*arrays: Array | None) -> bool:
     """Whether the compiled loops can work on these arrays: float32, some elements."""
-    return all(a.dtype == np.float32 and a.size for a in arrays) and (
-        loading.loops not in (None, False) or loading.load()
-    )
-
-
-def _all_float32(*arrays: Array | None) -> bool:
-    return all(a is None or a.dtype == np.float32 for a in arrays)
+    for a in arrays:
+        if a is not None and (not a.size or (a.dtype is not _FLOAT32 and a.dtype != _FLOAT32)):
+            return False
+    return bool(loading.loops) or (loading.loops is None and loading.load())
 
 
 # ------------------------------------------------------------------------------------ convolution
@@ -93,54 +93,54 @@ def conv2d(
     x: Array, w: Array, stride: Pair, pad: Pads, dilation: Pair, groups: int,
     bias: Array | None = None, act: str = "linear", slope: float = 0.0,
 ) -> Array:  # fmt: skip
-    if groups != 1 or not _fast(x, w) or not _all_float32(bias):
+    if groups != 1 or not _fast(x, w, bias):
         y = plain.conv2d(x, w, stride, pad, dilation, groups)
         return bias_act(y, bias, act, slope)
     n, c, *size = x.shape
     k, _, r, s = w.shape
-    geometry = Geometry(n, (size[0], size[1]), c, (r, s), stride, pad, dilation, k)
-    if geometry.winograd():
+    z = geometry(n, (size[0], size[1]), c, (r, s), stride, pad, dilation, k)
+    if z.winograd:
         ending = _ending(k, bias, act, slope)
-        y = loading.winograd.convolve(x, w, geometry.out, pad, False, geometry.work, ending)
+        y = loading.winograd.convolve(x, w, z.out, pad, False, z.work, ending)
         _finish(y, act)
-        return layout.images(y, (n, k, *geometry.out))
-    pixels, numbers, how = geometry.pixels, geometry.numbers(), geometry.how()
+        return layout.images(y, (n, k, *z.out))
+    pixels, numbers, (how, area) = z.pixels, z.numbers, z.patches
     images = layout.channels_last(x).reshape(-1)
     flat = layout.dense(w).reshape(-1)
     outer, taps = (c, r * s) if r * s > 1 else (1, c)
     panels = _packed(flat, k, c * r * s, outer, taps)
     y = np.empty((n * pixels, k), np.float32)
-    piece = geometry.piece(pixels)
+    piece = z.piece(pixels)
     space = sharing.space(
-        sharing.count(n, geometry.work),
-        piece * geometry.area(how),
+        sharing.count(n, z.work),
+        piece * area,
         2 * (piece * pixels + loading.gemm.ROWS),
     )
     arguments = images, panels, y, *_ending(k, bias, act, slope), how, piece, *space, numbers
-    sharing.share(loading.convolution.conv2d, arguments, n, geometry.work)
+    sharing.share(loading.convolution.conv2d, arguments, n, z.work)
     _finish(y, act)
-    return layout.images(y, (n, k, *geometry.out))
+    return layout.images(y, (n, k, *z.out))
 
 
 def conv2d_dgrad(
     g: Array, w: Array, size: Pair, stride: Pair, pad: Pads, dilation: Pair, groups: int,
     bias: Array | None = None, act: str = "linear", slope: float = 0.0,
 ) -> Array:  # fmt: skip
-    if groups != 1 or not _fast(g, w) or not _all_float32(bias):
+    if groups != 1 or not _fast(g, w, bias):
         gx = plain.conv2d_dgrad(g, w, size, stride, pad, dilation, groups)
         return bias_act(gx, bias, act, slope)
     n, k = g.shape[:2]
     _, c, r, s = w.shape
-    geometry = Geometry(n, size, c, (r, s), stride, pad, dilation, k)
-    if geometry.winograd():
+    z = geometry(n, size, c, (r, s), stride, pad, dilation, k)
+    if z.winograd:
         ending = _ending(c, bias, act, slope)
-        gx = loading.winograd.convolve(g, w, size, pad, True, geometry.work, ending)
+        gx = loading.winograd.convolve(g, w, size, pad, True, z.work, ending)
         _finish(gx, act)
         return layout.images(gx, (n, c, *size))
-    numbers, image = geometry.numbers(), prod(size)
+    numbers, image = z.numbers, prod(size)
     gx = np.empty((n * image, c), np.float32)
     ending = _ending(c, bias, act, slope)
-    if geometry.phases():
+    if z.phases:
         panels = np.empty(r * s * k * layout.whole(c), np.float32)
         filters = layout.dense(w).reshape(-1), panels, numbers, k
         sharing.share(
@@ -149,12 +149,12 @@ def conv2d_dgrad(
             layout.whole(c) // loading.gemm.LANES,
             2 * panels.size,
         )
-        piece = geometry.piece(image)
+        piece = z.piece(image)
         rows = 2 * (piece * image + loading.gemm.ROWS)
-        space = sharing.space(sharing.count(n, geometry.work), piece * geometry.framed(), rows)
+        space = sharing.space(sharing.count(n, z.work), piece * z.framed, rows)
         arguments = layout.rows(g).reshape(-1), panels, gx, *ending, piece, *space, numbers, k
-        sharing.share(loading.convolution.conv2d_dgrad, arguments, n, geometry.work)
-    elif geometry.direct:
+        sharing.share(loading.convolution.conv2d_dgrad, arguments, n, z.work)
+    elif z.direct:
         wide = None if bias is None else np.tile(bias, r * s)
         return layout.images(
             matmul(layout.rows(g), _filters(w), wide, act, slope).reshape(-1, c), (n, c, *size)
@@ -175,18 +175,18 @@ def conv2d_wgrad(
         return plain.conv2d_wgrad(x, g, taps, stride, pad, dilation, groups)
     n, c, *size = x.shape
     k = g.shape[1]
-    geometry = Geometry(n, (size[0], size[1]), c, taps, stride, pad, dilation, k)
-    if geometry.winograd():
-        return loading.winograd.wgrad(x, g, pad, geometry.work)
-    pixels, numbers, how = geometry.pixels, geometry.numbers(), geometry.how(whole_vectors=True)
+    z = geometry(n, (size[0], size[1]), c, taps, stride, pad, dilation, k)
+    if z.winograd:
+        return loading.winograd.wgrad(x, g, pad, z.work)
+    pixels, numbers, (how, area) = z.pixels, z.numbers, z.whole_patches
     images, flat = layout.channels_last(x).reshape(-1), layout.rows(g).reshape(-1)
     runs = 1 if how == loading.convolution.LAID_OUT else taps[0]
-    length = geometry.depth // runs
-    shards, piece = sharing.count(n, geometry.work), geometry.piece(pixels)
+    length = z.depth // runs
+    shards, piece = sharing.count(n, z.work), z.piece(pixels)
     sums = np.empty((shards, k * runs * layout.whole(length)), np.float32)
-    space = sharing.space(shards, piece * geometry.area(how), piece * pixels)
+    space = sharing.space(shards, piece * area, piece * pixels)
     arguments: tuple[Any, ...] = images, flat, sums, how, piece, *space, numbers, k
-    sharing.share(loading.convolution.conv2d_wgrad, arguments, n, geometry.work)
+    sharing.share(loading.convolution.conv2d_wgrad, arguments, n, z.work)
     gw = np.empty((k, c, *taps), np.float32)
     arguments = sums.reshape(-1), gw.reshape(-1), shards, k, runs, length, c
     sharing.share(loading.convolution.add_sums, arguments, k, 2 * sums.size)
@@ -197,46 +197,49 @@ def matmul(
     x: Array, b: Array, bias: Array | None = None, act: str = "linear", slope: float = 0.0
 ) -> Array:
     """act(x @ b + bias), the rows or the columns of the result shared among the threads."""
-    if x.ndim != 2 or b.ndim != 2 or not _fast(x, b) or not _all_float32(bias):
+    if x.ndim != 2 or b.ndim != 2 or not _fast(x, b, bias):
         with threads.one_blas_thread():
             return bias_act(x @ b, bias, act, slope)
     (m, depth), n = x.shape, b.shape[1]
-    if (
-        min(m, depth, n) == 1 and m * depth * n < sharing.LEAST
-    ):  # no product that a tile is made for
-        y = x * b if depth == 1 else x @ b
-        return y if bias is None and act == "linear" else bias_act(y, bias, act, slope)
+    if 1 in (m, depth, n) and m * depth * n <= sharing.LEAST:  # tiles would be almost empty
+        return _with_vector(x, b, bias, act, slope)
     y = np.empty((m, n), np.float32)
     work = m * n * depth // sharing.PRODUCTS
-    shards = sharing.count(m, work)
-    if x.T.flags.c_contiguous and not x.flags.c_contiguous and n % loading.gemm.LANES == 0:
-        table = sharing.space(shards, 0, depth)[1]
-        arguments = layout.dense(x.T).reshape(-1), m, layout.dense(b).reshape(-1), y, table
+    in_order = x.flags.c_contiguous
+    if not in_order and x.flags.f_contiguous:
+        arguments = layout.dense(x.T).reshape(-1), m, layout.dense(b).reshape(-1), y
         sharing.share(loading.gemm.matmul_outer, arguments, m, work)
         return y if bias is None and act == "linear" else bias_act(y, bias, act, slope)
     left, ending = layout.dense(x).reshape(-1), _ending(n, bias, act, slope)
-    turned = b.T.flags.c_contiguous and not b.flags.c_contiguous
-    if m <= n and (turned or (n % loading.gemm.LANES == 0 and b.flags.c_contiguous)):
-        panels = layout.whole(n) // loading.gemm.LANES
-        space = sharing.space(
-            sharing.count(panels, work), depth * loading.gemm.LANES, m + loading.gemm.ROWS
-        )
-        right = layout.dense(b.T if turned else b).reshape(-1), int(turned)
-        sharing.share(
-            loading.gemm.matmul_columns, (left, depth, *right, y, *ending, *space), panels, work
-        )
+    in_order = b.flags.c_contiguous
+    if m <= n and (in_order or b.flags.f_contiguous):
+        right = layout.dense(b if in_order else b.T).reshape(-1)
+        arguments = left, depth, right, int(not in_order), y, *ending
+        panels = -(-n // loading.gemm.LANES)
+        sharing.share(loading.gemm.matmul_columns, arguments, panels, work)
     else:
-        table = sharing.space(shards, 0, 2 * (-(-m // shards) + loading.gemm.ROWS))[1]
-        sharing.share(loading.gemm.matmul, (left, depth, *_columns(b), y, *ending, table), m, work)
+        sharing.share(loading.gemm.matmul, (left, depth, *_columns(b), y, *ending), m, work)
     _finish(y, act)
     return y
+
+
+def _with_vector(x: Array, b: Array, bias: Array | None, act: str, slope: float) -> Array:
+    """The same, where a row or a column is all that x or b have."""
+    if x.shape[1] == 1:
+        y = x * b
+    else:
+        with threads.one_blas_thread():
+            y = x @ b
+    if act != "linear":
+        return bias_act(y, bias, act, slope)
+    return y if bias is None else np.add(y, bias, out=y)
 
 
 # --------------------------------------------------------------------------- bias and activation
 
 
 def bias_act(x: Array, bias: Array, act: str, slope: float) -> Array:
-    if not _fast(x) or not _all_float32(bias):
+    if not _fast(x, bias):
         return plain.bias_act(x, bias, act, slope)
     rows = layout.rows(x)
     bias = np.zeros(x.shape[1], np.float32) if bias is None else layout.dense(bias)
@@ -271,7 +274,14 @@ def bias_act_backward(g: Array, y: Array, act: str, slope: float) -> tuple[Array
         gx, job = layout.images(gx_rows, g.shape), loading.loops.bias_act_backward
         arguments = g_rows, layout.rows(y), gx_rows, sums, loading.loops.ACTS[act], slope
     shards = sharing.share(job, arguments, len(g_rows), g.size)
-    return gx, sums[:shards, : g.shape[1]].sum(axis=0).astype(np.float32)
+    return gx, _added(sums, shards, g.shape[1])
+
+
+def _added(sums: Array, shards: int, channels: int) -> Array:
+    """The shards' `sharing.sums`, added up."""
+    total = np.empty(channels, np.float32)
+    threads.run(loading.loops.add_shards, (sums, shards, total), 1, 1)
+    return total
 
 
 # ------------------------------------------------------------------------------------- batch norm
@@ -280,15 +290,14 @@ def bias_act_backward(g: Array, y: Array, act: str, slope: float) -> tuple[Array
 def batch_norm(
     x: Array, weight: Array, bias: Array, eps: float, act: str, slope: float
 ) -> tuple[Array, Array, Array]:
-    if not _fast(x) or not _all_float32(weight, bias):
+    if not _fast(x, weight, bias):
         return plain.batch_norm(x, weight, bias, eps, act, slope)
     rows = layout.rows(x)
     m, c = rows.shape
     sums = sharing.sums(c), sharing.sums(c)
     shards = sharing.share(loading.loops.moments, (rows, *sums), m, x.size)
-    mean, square = (a[:shards, :c].sum(axis=0) / m for a in sums)
-    rstd64 = 1 / np.sqrt(np.maximum(square - mean * mean, 0) + eps)
-    mean, rstd = mean.astype(np.float32), rstd64.astype(np.float32)
+    mean, rstd = np.empty(c, np.float32), np.empty(c, np.float32)
+    threads.run(loading.loops.statistics, (*sums, shards, m, eps, mean, rstd), 1, 1)
     scale = rstd if weight is None else rstd * weight
     bias = np.zeros(c, np.float32) if bias is None else layout.dense(bias)
     y = np.empty_like(rows)
@@ -309,13 +318,13 @@ def batch_norm_backward(
     sums = sharing.sums(c), sharing.sums(c)
     arguments: tuple[Any, ...] = g_rows, x_rows, y_rows, mean, rstd, *sums, code, slope
     shards = sharing.share(loading.loops.batch_norm_sums, arguments, m, x.size)
-    gbias, gweight = (a[:shards, :c].sum(axis=0) for a in sums)
+    gbias, gweight = (_added(a, shards, c) for a in sums)
     scale = rstd if weight is None else rstd * weight
-    means = (gbias / m).astype(np.float32), (gweight / m).astype(np.float32)
+    means = gbias / np.float32(m), gweight / np.float32(m)
     gx = np.empty_like(g_rows)
     arguments = g_rows, x_rows, y_rows, mean, rstd, scale, *means, gx, code, slope
     sharing.share(loading.loops.batch_norm_gradient, arguments, m, x.size)
-    return layout.images(gx, x.shape), gweight.astype(np.float32), gbias.astype(np.float32)
+    return layout.images(gx, x.shape), gweight, gbias
 
 
 def batch_norm_double_backward(
@@ -323,7 +332,7 @@ def batch_norm_double_backward(
     gweight: Array, gbias: Array, act: str, slope: float,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     channels = (mean, rstd, gweight, gbias)
-    if not _fast(ggx, g, x, y) or not _all_float32(weight, *channels):
+    if not _fast(ggx, g, x, y, weight, *channels):
         args = (ggx, g, x, y, weight, *channels, act, slope)
         return plain.batch_norm_double_backward(*args)
     rows = [layout.rows(a) for a in (ggx, g, x, y)]

@@ -184,15 +184,14 @@ def bias_act_rows(y, bias, act, slope, first, last):
             y[i, j] = activated(y[i, j] + bias[j], act, slope)
 
 
-@job("v i v i i m v i i f t")
-def matmul(x, depth, b, step, pitch, y, bias, finish, act, slope, table, first, last, part):
+@job("v i v i i m v i i f")
+def matmul(x, depth, b, step, pitch, y, bias, finish, act, slope, first, last, part):
     """y = act(x · b + bias), rows first .. last.   x (M,depth).   b, step, pitch: see product.
 
-    finish: whether bias and act apply.   table: 2 · (last - first + ROWS) long, at least.
+    finish: whether bias and act apply.
     """
     count, n = last - first, y.shape[1]
-    half = table.shape[1] // 2
-    rows, to = table[part, :half], table[part, half:]
+    rows, to = np.empty(count + ROWS, np.int64), np.empty(count + ROWS, np.int64)
     for i in range(count):
         rows[i] = address(x, (first + i) * depth)
         to[i] = y.ctypes.data + 4 * (first + i) * n
@@ -201,25 +200,31 @@ def matmul(x, depth, b, step, pitch, y, bias, finish, act, slope, table, first, 
         bias_act_rows(y, bias, act, slope, first, last)
 
 
-@job("v i v i m v i i f m t")
-def matmul_columns(
-    x, depth, b, turned, y, bias, finish, act, slope, area, table, first, last, part
-):
-    """The same by columns, its panels first .. last: for few rows, where b is most of the work.
+@inner
+def _copy_columns(b, start, pitch, depth, width, to):
+    """to (depth,LANES) = b[start + k · pitch + j], j < width"""
+    for k in range(depth):
+        for j in range(width):
+            to[k * LANES + j] = b[start + k * pitch + j]
 
-    turned: whether b is (N,depth), else it is (depth,N) and N a multiple of LANES.
-    area: depth · LANES long, at least.   table: M + ROWS.
+
+@job("v i v i m v i i f")
+def matmul_columns(x, depth, b, turned, y, bias, finish, act, slope, first, last, part):
+    """The same by columns, vectors of them from first to last: for few rows, where b is most of the
+    work.
+
+    turned: whether b is (N,depth), else it is (depth,N).
     """
-    rows, panel = table[part], area[part]
     count, n = y.shape
+    slope = np.float32(slope)
+    rows, panel = np.empty(count + ROWS, np.int64), np.empty(depth * LANES, np.float32)
     for i in range(count + ROWS):
         rows[i] = address(x, min(i, count - 1) * depth)
     to, targets = np.empty(ROWS, np.int64), np.empty(LANES, np.int64)
     for column in range(first * LANES, min(last * LANES, n), LANES):
         width = min(LANES, n - column)
-        at, pitch = address(b, column), n
+        at, pitch = address(panel, 0), LANES
         if turned:
-            at, pitch = address(panel, 0), LANES
             for k in range(0, depth - LANES + 1, LANES):
                 for j in range(LANES):
                     targets[j] = at + 4 * (k + j) * LANES
@@ -227,6 +232,10 @@ def matmul_columns(
             for k in range(depth // LANES * LANES, depth):
                 for j in range(width):
                     panel[k * LANES + j] = b[(column + j) * depth + k]
+        elif width < LANES:
+            _copy_columns(b, column, n, depth, width, panel)
+        else:
+            at, pitch = address(b, column), n
         for i in range(0, count, ROWS):
             here = min(ROWS, count - i)
             for j in range(here):
@@ -240,17 +249,25 @@ def matmul_columns(
                         line[c] = activated(line[c] + shift[c], act, slope)
 
 
-@job("v i v m t")
-def matmul_outer(a, pitch, b, y, table, first, last, part):
-    """y = aᵀ · b, rows first .. last.   a (K,pitch), b (K,N), N a multiple of LANES.
-
-    table: K long, at least.
-    """
-    n, rows = y.shape[1], table[part]
-    depth = len(b) // n
+@job("v i v m")
+def matmul_outer(a, pitch, b, y, first, last, part):
+    """y = aᵀ · b, rows first .. last.   a (K,pitch), b (K,N)"""
+    n, count = y.shape[1], last - first
+    depth, whole = len(b) // n, n // LANES * LANES
+    rows, to = np.empty(depth, np.int64), y.ctypes.data + 4 * first * n
     for k in range(depth):
         rows[k] = address(b, k * n)
     for k in range(0, depth, CHUNK):
-        at, to = address(a, k * pitch + first), y.ctypes.data + 4 * first * n
-        length = min(CHUNK, depth - k)
-        outer_product(at, pitch, last - first, address(rows, k), 0, n, length, to, n, k)
+        at, length = address(a, k * pitch + first), min(CHUNK, depth - k)
+        outer_product(at, pitch, count, address(rows, k), 0, whole, length, to, n, k)
+    if whole == n:
+        return
+    rest, sums = np.empty(depth * LANES, np.float32), np.empty(count * LANES, np.float32)
+    _copy_columns(b, whole, n, depth, n - whole, rest)
+    for k in range(depth):
+        rows[k] = address(rest, k * LANES)
+    at = address(a, first)
+    outer_product(at, pitch, count, address(rows, 0), 0, LANES, depth, address(sums, 0), LANES, 0)
+    for i in range(count):
+        for j in range(n - whole):
+            y[first + i, whole + j] = sums[i * LANES + j]

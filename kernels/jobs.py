@@ -27,7 +27,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, sigutils, types
-from numba.core.compiler import Flags
+from numba.core.compiler import Flags, compile_internal
 from numba.extending import intrinsic
 
 _TYPES = {
@@ -135,9 +135,16 @@ def _invoke(_: Any, name: Any, version: Any, at: Any, first: Any, last: Any, par
         kind = context.get_value_type(listed)
         kept = builder.load(builder.inttoptr(values[2], kind.as_pointer()))
         flags = Flags()
-        flags.nrt, flags.error_model = True, "numpy"
+        flags.nrt, flags.error_model, flags.no_compile = True, "numpy", True
+        flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
         inner = types.void(*listed, *[types.int64] * 3)
-        compiled = context.compile_subroutine(builder, chosen.kernel, inner, flags=flags)
+        # Into the library of its caller: one of its own would be optimised and made machine code
+        # of too, and never run.
+        library = context.active_code_library
+        compiled = compile_internal(
+            context.typing_context, context, library, chosen.kernel, inner.args, inner.return_type, flags, {}
+        )
+        library.get_function(compiled.fndesc.llvm_func_name).linkage = "linkonce_odr"
         arguments = [*cgutils.unpack_tuple(builder, kept), *values[3:]]
         context.call_internal(builder, compiled.fndesc, inner, arguments)
         return context.get_dummy_value()

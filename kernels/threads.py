@@ -21,7 +21,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -214,16 +214,16 @@ class _BlasLimit:
 _limit = _BlasLimit()
 
 
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
+class one_blas_thread(ContextDecorator):
     """Context manager: BLAS runs on its caller's thread alone inside, and as before after it.
 
     Held for a whole training, it saves each kernel the switching, which takes microseconds.
     """
-    _limit.hold()
-    try:
-        yield
-    finally:
+
+    def __enter__(self) -> None:
+        _limit.hold()
+
+    def __exit__(self, *_: object) -> None:
         _limit.release()
 
 

@@ -36,6 +36,7 @@ Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any
 
@@ -242,27 +243,27 @@ class _Pass:
     plan: Array
     outputs: int  # channels
 
-    @property
+    @cached_property
     def points(self) -> tuple[int, int]:
         three_p, three_q = self.plan[:, 2:4].any(axis=0)
         return 3 + int(three_p), 3 + int(three_q)
 
-    @property
+    @cached_property
     def numbers(self) -> tuple[int, ...]:
         return *self.geometry, *self.points
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Of an image: each of its tiles has one for each of its points."""
         tiles = (self.plan[:, :2] - self.plan[:, 2:4]) // 2
         return int((tiles + self.plan[:, :2]).prod(axis=1).max())
 
-    @property
+    @cached_property
     def depth(self) -> int:
         """Floats of a row of inputs."""
         return self.geometry[7] ** 2 * self.geometry[2]
 
-    @property
+    @cached_property
     def filters(self) -> int:
         """Floats of the transformed filters of a line of the plan."""
         return prod(self.points) * self.depth * self.outputs
@@ -279,6 +280,7 @@ class _Pass:
         return sharing.space(shards, floats, SPARE + 2 * (piece * self.rows + ROWS))
 
 
+@lru_cache(1024)
 def _forward(size: Pair, c: int, out: Pair, k: int, pads: Pads) -> _Pass:
     (h, w), (p, q), ((top, _), (left, _)) = size, out, pads
     high, wide = max(top + h, 2 * p + 2), max(left + w, 2 * q + 2)
@@ -286,6 +288,7 @@ def _forward(size: Pair, c: int, out: Pair, k: int, pads: Pads) -> _Pass:
     return _Pass(geometry, np.array([[p, q, _threes(p), _threes(q), 0, 0]]), k)
 
 
+@lru_cache(1024)
 def _backward(size: Pair, c: int, out: Pair, k: int, pads: Pads) -> _Pass:
     """Pixel h = 2i + e - pad of an axis is Σ_a g[i - 1 + a] · w[2(1 - a) + e]."""
     axes = []
