@@ -5,6 +5,7 @@ Commands import what they need when they run, so that --help answers at once.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from typing import Any, NoReturn
@@ -13,7 +14,7 @@ import click
 
 from minigan import __version__
 from minigan.cli.doctor import doctor
-from minigan.cli.errors import explain
+from minigan.cli.errors import Refused, explain
 from minigan.cli.info import info
 from minigan.cli.kernels import kernels
 from minigan.cli.recipes import recipes
@@ -33,6 +34,7 @@ class Commands(click.Group):
                 stream.reconfigure(errors="replace")
         # Training looks for NaN and infinity by itself, and says more than NumPy's warning does.
         warnings.filterwarnings("ignore", category=RuntimeWarning, module="minigan")
+        warnings.formatwarning = lambda text, *_, **__: f"minigan: {text}\n"
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except Exception as error:
@@ -72,6 +74,13 @@ def main(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+    elif context.invoked_subcommand != "doctor" and "MINIGAN_NUM_THREADS" in os.environ:
+        from minigan.kernels import threads
+
+        try:
+            threads.count()
+        except ValueError as error:
+            raise Refused(str(error)) from None
 
 
 for command in (train, sample, recipes, info, doctor, kernels):

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -83,6 +84,20 @@ def test_options(cwd, line):
 )
 def test_options_as_installed(cwd, line):
     assert refused(installed(*line.split(), cwd=cwd), *OPTIONS[line])
+
+
+@pytest.mark.parametrize("command", ["train mnist-gan", "sample", "recipes"])
+def test_a_number_of_threads_that_is_none(cwd, command):
+    done = installed(*command.split(), cwd=cwd, MINIGAN_NUM_THREADS="two")
+    assert refused(done, "MINIGAN_NUM_THREADS", "'two'")
+    assert list(cwd.iterdir()) == []
+
+
+def test_a_warning_is_a_line(cwd):
+    Path("numba.py").write_text("raise SystemError('_internal')")
+    args = ("train", "mnist-gan", *SMALL, "--steps", 1)
+    done = installed(*args, cwd=cwd, PYTHONPATH=str(cwd))
+    assert done.code == 0 and re.fullmatch(r"minigan: CPU kernels run on .*Numba.*\n", done.err)
 
 
 def test_cuda_where_there_is_none():
