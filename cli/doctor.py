@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -114,23 +115,21 @@ def _numpy() -> Iterator[Check]:
 
 
 def _threads() -> Iterator[Check]:
-    from minigan.system import thread_counts
+    from minigan.kernels import threads
+    from minigan.system import cores
 
-    counts = thread_counts()
-    cores, blas = counts["cores"], counts["blas"]
-    value = f"{cores} cores, {blas} BLAS threads"
-    limits = [
-        k for k in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS") if k in os.environ
-    ]
-    if blas > cores:
-        yield Check(
-            "threads",
-            value,
-            OPTIONAL,
-            f"more threads than cores wait for each other: OPENBLAS_NUM_THREADS={cores}",
-        )
-    elif blas < cores and limits:
-        yield Check("threads", value, OPTIONAL, f"unset {', '.join(limits)} to use every core")
+    try:
+        count = threads.count()
+    except ValueError as error:
+        yield Check("threads", str(error), TROUBLE, f"unset {threads.VARIABLES[0]}")
+        return
+    value = f"{count} compute, on {cores()} cores"
+    if count > cores():
+        advice = f"more threads than cores wait for each other: {threads.VARIABLES[0]}={cores()}"
+        yield Check("threads", value, OPTIONAL, advice)
+    elif count < cores():
+        said = [name for name in threads.VARIABLES if os.environ.get(name)]
+        yield Check("threads", value, OPTIONAL, f"unset {', '.join(said)} to use every core")
     else:
         yield Check("threads", value)
 
@@ -155,12 +154,22 @@ def _libraries() -> Iterator[Check]:
         )
     else:
         yield Check("libraries", ", ".join(f"{p} {importlib.metadata.version(p)}" for p in needed))
-    if importlib.util.find_spec("numba") is None:
-        value = "no Numba: CPU kernels run on plain NumPy, several times slower"
-        yield Check("CPU kernels", value, OPTIONAL, "pip install numba")
-    else:
+    yield _numba()
+
+
+def _numba() -> Check:
+    """Whether the CPU's kernels can be compiled, seen by compiling one."""
+    from minigan.kernels import loading
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        works = loading.load()
+    advice = str(said[0].message) if said else ""
+    if works:
         value = f"compiled by Numba {importlib.metadata.version('numba')}"
-        yield Check("CPU kernels", value)
+        return Check("CPU kernels", value, OPTIONAL if advice else GOOD, advice)
+    value = "not compiled, on plain NumPy and several times slower"
+    return Check("CPU kernels", value, OPTIONAL, advice or "pip install --upgrade numba")
 
 
 def _package() -> Iterator[Check]:

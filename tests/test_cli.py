@@ -13,8 +13,9 @@ from cli_tool import SMALL, assert_same_training, here, installed, refused, save
 from PIL import Image
 
 import minigan
-from minigan import checkpoint
+from minigan import checkpoint, system
 from minigan.cli.sample import _linear, _spherical
+from minigan.kernels import threads
 from minigan.recipes import RECIPES
 
 doctor = sys.modules["minigan.cli.doctor"]  # the name in the package is the command
@@ -490,6 +491,26 @@ def test_doctor_as_installed():
 
 def examined():
     return {c["name"]: c for c in json.loads(here("doctor", "--json").out)}
+
+
+def test_doctor_on_threads(monkeypatch):
+    monkeypatch.setattr(threads, "_chosen", None)
+    monkeypatch.setattr(system, "cores", lambda: 4)
+    for said, state, advice in (
+        ("4", "good", ""), ("9", "optional", "MINIGAN_NUM_THREADS=4"),
+        ("1", "optional", "unset MINIGAN_NUM_THREADS"), ("four", "trouble", "unset"),
+    ):  # fmt: skip
+        monkeypatch.setenv("MINIGAN_NUM_THREADS", said)
+        threads.set_count(None)
+        (check,) = doctor._threads()
+        assert (check.state, said in check.value) == (state, True) and advice in check.advice
+
+
+def test_doctor_where_numba_does_not_work(tmp_path):
+    (tmp_path / "numba.py").write_text("raise SystemError('_internal')")
+    done = installed("doctor", PYTHONPATH=str(tmp_path))
+    assert done.code == 0 and re.search(r"^ - CPU kernels not compiled", done.out, re.M)
+    assert "_internal" in done.out and "pip install" in done.out
 
 
 def test_doctor_without_cupy(monkeypatch):
