@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from math import inf
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
 from minigan import system
@@ -44,6 +50,10 @@ def timed(function: Callable[[], Any], times: int) -> list[float]:
     return seconds
 
 
+class Failed(Exception):
+    """A contender cannot do it here, and why."""
+
+
 class Worker:
     """A process of its own for each contender, so that neither its threads nor its memory are in
     another's way. It answers each line on stdin with a line of JSON on stdout."""
@@ -51,30 +61,60 @@ class Worker:
     def __init__(self, script: str, arguments: Sequence[str]) -> None:
         command = [sys.executable, script, *arguments]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
         )
+        self.answers: Queue[str] = Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
 
-    def ask(self, question: Any) -> Any:
-        """Its answer; None if it has died."""
-        assert self.process.stdin and self.process.stdout
-        try:
+    def _listen(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.answers.put(line)
+        self.answers.put("")
+
+    def ask(
+        self, question: Any, limit: float = inf, waiting: Callable[[float], None] | None = None
+    ) -> Any:
+        """Its answer.   limit: in seconds.   waiting: called every ten seconds with those so far.
+
+        Raises Failed, or TimeoutError beyond the limit; the process has ended then."""
+        assert self.process.stdin
+        with suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(question) + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            return None
-        line = self.process.stdout.readline()
-        return json.loads(line) if line else None
+        start = time.perf_counter()
+        while (passed := time.perf_counter() - start) < limit:
+            try:
+                line = self.answers.get(timeout=min(10.0, limit - passed))
+            except Empty:
+                if waiting is not None:
+                    waiting(time.perf_counter() - start)
+                continue
+            got = json.loads(line) if line else {"failed": "its process died"}
+            if isinstance(got, dict) and "failed" in got:
+                self.end()
+                raise Failed(got["failed"])
+            return got
+        os.killpg(self.process.pid, signal.SIGKILL)  # with the compilers that it has started
+        self.end()
+        raise TimeoutError(f"no answer within {limit:.0f} s")
 
     def end(self) -> None:
         assert self.process.stdin
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
 
 
-def answer(function: Callable[[Any], Any]) -> None:
-    """The other side of Worker: until stdin ends."""
-    for line in sys.stdin:
-        print(json.dumps(function(json.loads(line))), flush=True)
+def answer(make: Callable[[], Callable[[Any], Any]]) -> None:
+    """The other side of Worker: until stdin ends, or something fails.   make() answers it all."""
+    try:
+        function = make()
+        for line in sys.stdin:
+            print(json.dumps(function(json.loads(line))), flush=True)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        print(json.dumps({"failed": f"{type(error).__name__}: {reason}"}), flush=True)
 
 
 def take_turns(workers: dict[str, Worker], question: Any, rounds: int) -> dict[str, list[float]]:
@@ -82,12 +122,11 @@ def take_turns(workers: dict[str, Worker], question: Any, rounds: int) -> dict[s
     times: dict[str, list[float]] = {name: [] for name in workers}
     for _ in range(rounds):
         for name, worker in list(workers.items()):
-            got = worker.ask(question)
-            if got is None:
-                print(f"{name} does not work here", file=sys.stderr)
+            try:
+                times[name] += worker.ask(question)
+            except Failed as reason:
+                print(f"{name} does not work here: {reason}", file=sys.stderr)
                 del workers[name], times[name]
-                continue
-            times[name] += got
     return times
 
 

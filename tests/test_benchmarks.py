@@ -1,5 +1,6 @@
 """The benchmarks' own arithmetic, which runs without PyTorch."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,3 +36,55 @@ def test_steps_with_convolutions_are_counted(case):
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 64 * 10_000_000
+
+
+ASKED = """
+import os, sys, time
+from common import Failed, Worker, answer, take_turns
+
+def make():
+    if sys.argv[1] == "import":
+        raise ImportError("no such library\\nat all")
+    return reply
+
+def reply(question):
+    if sys.argv[1] == "die":
+        os._exit(1)
+    if sys.argv[1] == "sleep":
+        time.sleep(60)
+    return [1 / question]
+
+if len(sys.argv) > 1:
+    answer(make)
+    raise SystemExit
+
+def said(kind, question=0, limit=10):
+    worker = Worker(__file__, [kind])
+    try:
+        return worker.ask(question, limit)
+    except (Failed, TimeoutError) as reason:
+        assert worker.process.returncode is not None
+        return f"{type(reason).__name__} {reason}"
+
+print(said("import"), said("die"), said("divide"), said("sleep", limit=1), said("divide", 2),
+      sep="\\n")
+print(take_turns({k: Worker(__file__, [k]) for k in ("die", "divide", "import")}, 4, 2))
+"""
+
+
+def test_a_contender_that_fails_is_told_and_left_out(tmp_path):
+    (tmp_path / "asked.py").write_text(ASKED)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "asked.py"],
+        env={**os.environ, "PYTHONPATH": str(BENCHMARKS)},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [
+        "Failed ImportError: no such library",
+        "Failed its process died",
+        "Failed ZeroDivisionError: division by zero",
+        "TimeoutError no answer within 1 s",
+        "[0.5]",
+        "{'divide': [0.25, 0.25]}",
+    ], done.stderr
+    assert "import does not work here: ImportError: no such library" in done.stderr
