@@ -42,13 +42,13 @@ __all__ = [
     "conv2d_dgrad",
     "conv2d_wgrad",
     "conv_out_size",
+    "costly_launches",
     "logistic_d",
     "logit_figures",
     "matmul",
     "pack",
     "scale",
     "squares",
-    "sums_later",
     "times",
     "totals",
     "unit",
@@ -271,10 +271,11 @@ def totals(rows: Sequence[Sequence[Any]]) -> list[Any]:
     return _simple(rows[0][0]).totals(rows) if rows else []
 
 
-def sums_later(a: Any) -> bool:
-    """Whether float32 gradients that meet at a parameter should wait for `totals`, where a lies.
+def costly_launches(a: Any) -> bool:
+    """Whether a kernel on an array like a costs more than what it does to a small one: on a GPU.
 
-    On a GPU, where a launch costs more than the sum; in host memory each is added as it comes.
+    There float32 gradients that meet at a parameter wait for `totals`, and an optimizer takes all
+    parameters at once; in host memory each is added, and updated, as it comes.
     """
     return backend(a) in _ON_GPU
 

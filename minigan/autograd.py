@@ -341,7 +341,7 @@ def backpropagate(
 
     table: dict[Node, Any] = {y.node: g}
     owned: set[Node] = set()  # whose entry is a buffer that this walk allocated
-    later = not create_graph and kernels.sums_later(y.data)
+    later = not create_graph and kernels.costly_launches(y.data)
     rows: dict[Node, list[Any]] = {}  # of leaves, if later: what is summed at the end
     with recording(create_graph):
         for node in reversed(to_visit):

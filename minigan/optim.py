@@ -106,10 +106,18 @@ class _Flat:
         """Yields (step, part of the flat arrays to update, its gradients).
 
         One part if all parameters have a gradient and are equally old; else one for each run of
-        neighbours that are. Parameters without a gradient are in none.
+        neighbours that are; but one for each parameter where that costs less than to bring their
+        gradients together. Parameters without a gradient are in none.
 
-        copy: also where the gradients lie end to end already, so that they may be changed.
+        copy: the gradients in any case, so that they may be changed.
         """
+        if not copy and not kernels.costly_launches(self.p):
+            for i, g in enumerate(grads):
+                if g is not None:
+                    self.steps[i] += 1
+                    start = self.starts[i]
+                    yield int(self.steps[i]), slice(start, start + g.size), g.ravel()
+            return
         there = [i for i, g in enumerate(grads) if g is not None]
         flat = laid_out(grads) if len(there) == len(grads) and not copy else None
         if flat is None:

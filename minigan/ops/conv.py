@@ -116,7 +116,7 @@ def _(g, x, shape, stride, pad, dilation, groups):  # type: ignore[no-untyped-de
 def _gw(x: Array, gy: Array, taps: Pair, how: tuple[Pair, Pads, Pair, int]) -> Any:
     """conv2d_wgrad, on a GPU perhaps in slices that the engine adds up later."""
     stride, pad, dilation, groups = how
-    if kernels.sums_later(x):
+    if kernels.costly_launches(x):
         return kernels.conv2d_wgrad(x, gy, taps, *how, later=True)
     return _conv2d_wgrad(x, gy, taps=taps, stride=stride, pad=pad, dilation=dilation, groups=groups)
 
