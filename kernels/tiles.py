@@ -36,6 +36,9 @@ LANES = 16 if _avx512 else 8 if "+avx" in _features() else 4  # floats of a vect
 ROWS = 8  # of product_tile
 OUTER_ROWS, OUTER_VECTORS = 4, 4 if _many_registers else 2  # of outer_tile
 OUTER = OUTER_VECTORS * LANES
+# So many products are summed apart, and then these sums: each addition rounds by the size of what
+# it is added to, and thousands in a row would miss the kernels' tolerance.
+BLOCK = 256
 
 _float, WORD = ir.FloatType(), ir.IntType(64)
 VECTOR = ir.VectorType(_float, LANES)
@@ -82,10 +85,12 @@ class Emitter:
             for s in row:
                 self.builder.store(ir.Constant(VECTOR, [0.0] * LANES), s)
 
-    def fetch(self, y: list[Any]) -> None:
+    def gather(self, y: list[Any]) -> None:
+        """sums += what is at y"""
         for sums, row in zip(self.sums, y, strict=True):
             for j, s in enumerate(sums):
-                self.builder.store(self.load(VECTOR, self.at(row, j * LANES)), s)
+                there = self.load(VECTOR, self.at(row, j * LANES))
+                self.builder.store(self.builder.fadd(there, self.builder.load(s)), s)
 
     def step(self, a: list[Any], b: Any) -> None:
         """sums[i] += a[i] · b, a and b addresses"""
@@ -96,6 +101,13 @@ class Emitter:
                 self.builder.store(
                     self.builder.call(self.fma, [factor, v, self.builder.load(s)]), s
                 )
+
+    def add(self, other: Emitter) -> None:
+        """sums += other's"""
+        for mine, its in zip(self.sums, other.sums, strict=True):
+            for s, t in zip(mine, its, strict=True):
+                total = self.builder.fadd(self.builder.load(s), self.builder.load(t))
+                self.builder.store(total, s)
 
     def store(self, y: list[Any]) -> None:
         for sums, row in zip(self.sums, y, strict=True):
@@ -141,15 +153,23 @@ def product_tile(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         a, runs, stride, length, b, pitch, y, column, count, width = arguments
-        e = Emitter(builder, ROWS, 1)
+        e, block = Emitter(builder, ROWS, 1), Emitter(builder, ROWS, 1)
         rows = [e.word(a, WORD(i)) for i in range(ROWS)]
         e.clear()
+        blocks = builder.sdiv(builder.add(length, WORD(BLOCK - 1)), WORD(BLOCK))
         with e.loop(runs) as run:
             starts = [e.at(row, builder.mul(run, stride)) for row in rows]
             line = builder.mul(run, length)
-            with e.loop(length) as k:
-                at = builder.mul(builder.add(line, k), pitch)
-                e.step([e.at(start, k) for start in starts], e.at(b, at))
+            with e.loop(blocks) as i:
+                first = builder.mul(i, WORD(BLOCK))
+                rest = builder.sub(length, first)
+                fewer = builder.icmp_signed("<", rest, WORD(BLOCK))
+                block.clear()
+                with e.loop(builder.select(fewer, rest, WORD(BLOCK))) as j:
+                    k = builder.add(first, j)
+                    at = builder.mul(builder.add(line, k), pitch)
+                    block.step([e.at(start, k) for start in starts], e.at(b, at))
+                e.add(block)
         into = [e.at(e.word(y, WORD(i)), column) for i in range(ROWS)]
         full = builder.and_(
             builder.icmp_signed("==", count, WORD(ROWS)),
@@ -180,14 +200,12 @@ def _outer(rows: int, vectors: int) -> Any:
             a, pitch, b, offset, length, y, y_pitch, more = arguments
             e = Emitter(builder, rows, vectors)
             into = [e.at(y, builder.mul(y_pitch, WORD(i))) for i in range(rows)]
-            with builder.if_else(cgutils.is_not_null(builder, more)) as (then, otherwise):
-                with then:
-                    e.fetch(into)
-                with otherwise:
-                    e.clear()
+            e.clear()
             with e.loop(length) as k:
                 start = e.at(a, builder.mul(k, pitch))
                 e.step([e.at(start, i) for i in range(rows)], e.at(e.word(b, k), offset))
+            with builder.if_then(cgutils.is_not_null(builder, more)):
+                e.gather(into)
             e.store(into)
             return context.get_dummy_value()
 

@@ -101,6 +101,19 @@ def test_large_pieces_are_what_small_pieces_are(monkeypatch):
     check_convolution(case, 0, channels_last)
 
 
+@pytest.mark.parametrize(
+    ("shape", "filters", "taps", "stride"),
+    [((2, 256, 8, 8), 64, 5, 2), ((64, 1, 28, 28), 32, 4, 2), ((64, 64, 7, 7), 1, 7, 1)],
+)
+def test_long_sums(shape, filters, taps, stride):
+    """Thousands of products each, in one pass or another, as wide layers and large batches have."""
+    threads.set_count(2)
+    pad = ((1, 1), (1, 1)) if stride > 1 else ((0, 0), (0, 0))
+    case = (shape, (filters, shape[1], taps, taps), (stride, stride), pad, (1, 1), 1)
+    for seed in range(3):
+        check_convolution(case, seed)
+
+
 def test_strided_and_read_only_arrays():
     rest = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
     x, w = values(0, 3, 4, 18, 9), values(1, 5, 4, 3, 3)
@@ -137,6 +150,12 @@ def test_matmul(sizes, count, turn_x, turn_b):
     b = values(1, n, k).T if turn_b else values(1, k, n)
     check("matmul", x, b)
     np.testing.assert_array_equal(cpu.matmul(x[None], b)[0], x @ b)
+
+
+@pytest.mark.parametrize("turn_x", [False, True])
+def test_matmul_of_long_sums(turn_x):
+    x, b = values(0, 40, 9000), values(1, 9000, 48)
+    check("matmul", np.asfortranarray(x) if turn_x else x, b)
 
 
 # ------------------------------------------------------------------------- elementwise, batch norm
