@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from common import median_ms, print_table, report, timed
+from common import at_least_one, median_ms, new_file, print_table, report, timed
 
 import minigan
 from minigan.kernels import threads
@@ -58,9 +58,13 @@ def torch_runs(op: str, a: np.ndarray) -> dict[str, Callable[[], Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[4, 512], help="sides of arrays")
-    parser.add_argument("--rounds", type=int, default=10, help="turns that each contender has")
-    parser.add_argument("--json", help="file for the results")
+    parser.add_argument(
+        "--sizes", type=at_least_one, nargs="+", default=[4, 512], help="sides of arrays"
+    )
+    parser.add_argument(
+        "--rounds", type=at_least_one, default=10, help="turns that each contender has"
+    )
+    parser.add_argument("--json", type=new_file, help="file for the results")
     args = parser.parse_args()
     threads.set_count(1)
     contenders: dict[str, Any] = {"minigan": minigan_runs}

@@ -16,7 +16,17 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from common import Worker, answer, median_ms, print_table, report, take_turns, timed
+from common import (
+    Worker,
+    answer,
+    at_least_one,
+    median_ms,
+    new_file,
+    print_table,
+    report,
+    take_turns,
+    timed,
+)
 
 # name: (N, C, H, K, taps, stride, pad) of the convolution that the layer is, or is the dgrad of
 LAYERS = {
@@ -96,8 +106,10 @@ def work(contender: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="turns that each contender has")
-    parser.add_argument("--json", help="file for the results")
+    parser.add_argument(
+        "--rounds", type=at_least_one, default=5, help="turns that each contender has"
+    )
+    parser.add_argument("--json", type=new_file, help="file for the results")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,19 @@ from math import inf
 from typing import Any
 
 import numpy as np
-from common import Failed, Worker, answer, median_ms, print_table, report, take_turns, timed
+from common import (
+    Failed,
+    Worker,
+    answer,
+    at_least_one,
+    median_ms,
+    new_file,
+    peak_mib,
+    print_table,
+    report,
+    take_turns,
+    timed,
+)
 from nets import CASES, Case, build
 
 Step = Callable[[], Any]
@@ -217,7 +228,7 @@ def work(contender: str, case: Case) -> None:
         def reply(question: dict[str, int]) -> Any:
             if "steps" in question:
                 return timed(step, question["steps"] + 1)[1:]  # the first finds cold caches
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            return peak_mib()
 
         return reply
 
@@ -236,12 +247,14 @@ def sgemm_rate(seconds: float = 1.0) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}")
-    parser.add_argument("--rounds", type=int, default=10, help="turns that each contender has")
+    parser.add_argument(
+        "--rounds", type=at_least_one, default=10, help="turns that each contender has"
+    )
     parser.add_argument("--seconds", type=float, default=1.0, help="of a turn, about")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     limit = {"metavar": "SECONDS", "help": "to wait for torch.compile in each case (default 180)"}
     parser.add_argument("--compile-limit", type=float, default=180.0, **limit)
-    parser.add_argument("--json", help="file for the results")
+    parser.add_argument("--json", type=new_file, help="file for the results")
     parser.add_argument("--start", action="store_true", help="time new processes to step 1 instead")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()

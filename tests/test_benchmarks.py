@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -36,6 +37,29 @@ def test_steps_with_convolutions_are_counted(case):
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 64 * 10_000_000
+
+
+def test_peak_memory_is_not_that_of_the_parent():
+    large = np.ones(40_000_000)  # 305 MiB
+    code = "from common import peak_mib; import numpy; a = numpy.ones(5_000_000); print(peak_mib())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=BENCHMARKS, capture_output=True, text=True, timeout=120
+    )
+    assert 40 < float(done.stdout) < large.nbytes / 2**20
+
+
+@pytest.mark.parametrize("script", ["step.py", "engine.py", "layers.py"])
+@pytest.mark.parametrize("option", [["--rounds", "0"], ["--json", "nowhere/results.json"]])
+def test_bad_options_are_refused_before_anything_is_measured(script, option):
+    done = subprocess.run(
+        [sys.executable, script, *option],
+        cwd=BENCHMARKS,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"{script}: error: argument {option[0]}: ")
 
 
 ASKED = """
