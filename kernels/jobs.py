@@ -115,14 +115,13 @@ def _leave(_: Any, arguments: Any, address: Any) -> Any:
 
 @intrinsic
 def _call(_: Any, code: Any, arguments: Any, first: Any, last: Any, part: Any) -> Any:
-    """Call the job whose address is `code`."""
+    """Call the job whose address is `code`, or `_give_out`."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [_word] * 4)
-        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
-        return context.get_dummy_value()
+        kind = ir.FunctionType(_word, [_word] * 4)
+        return builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
 
-    return types.void(*[types.int64] * 5), generate
+    return types.int64(*[types.int64] * 5), generate
 
 
 @intrinsic(prefer_literal=True)
@@ -142,7 +141,14 @@ def _invoke(_: Any, name: Any, version: Any, at: Any, first: Any, last: Any, par
         # of too, and never run.
         library = context.active_code_library
         compiled = compile_internal(
-            context.typing_context, context, library, chosen.kernel, inner.args, inner.return_type, flags, {}
+            context.typing_context,
+            context,
+            library,
+            chosen.kernel,
+            inner.args,
+            inner.return_type,
+            flags,
+            {},
         )
         library.get_function(compiled.fndesc.llvm_func_name).linkage = "linkonce_odr"
         arguments = [*cgutils.unpack_tuple(builder, kept), *values[3:]]
@@ -156,6 +162,8 @@ def _invoke(_: Any, name: Any, version: Any, at: Any, first: Any, last: Any, par
 
 # Decorator of functions for kernels to call. Python itself cannot, which saves compiling how.
 inner = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+_CODE = "int64(int64, int64, int64, int64)"  # what has an address: jobs, and `_give_out`
 
 uncached = False  # whether it turned out that what is compiled cannot be kept for the next run
 
@@ -208,14 +216,15 @@ class Job:
 
             def code(at, first, last, part):
                 _invoke(name, version, at, first, last, part)
+                return 0
 
             code.__qualname__ = name  # and with it the file that Numba keeps it in
             types_of_start = (*[types.int64] * 2, _tuple_type(self.kinds), *[types.int64] * 2)
             start = FunctionType(_start.__code__, globals(), "start")
             start.__qualname__ = f"start.{name}"
             options = {"nogil": True, "no_cfunc_wrapper": True}
-            self.start = _kept(numba.njit, [types.boolean(*types_of_start)], **options)(start)
-            self.code = _kept(numba.cfunc, "void(int64, int64, int64, int64)")(code)
+            self.start = _kept(numba.njit, [types.int64(*types_of_start)], **options)(start)
+            self.code = _kept(numba.cfunc, _CODE)(code)
             self.address = self.code.address
 
 
@@ -284,7 +293,8 @@ def every() -> list[Job]:
 # core does something else. A taken word of an older task cannot be exchanged: its number differs.
 
 ROW = 8  # words
-# Where there are: the task word; parts done; code, count, number of workers; whether each sleeps.
+# Where there are: the task word; parts done; code, count, number of workers, the address of
+# `_give_out`; whether each worker sleeps.
 TASK, DONE, CODE, WORKERS = 0, 8, 16, 24
 _ARGUMENTS = 512  # words
 
@@ -293,7 +303,7 @@ def new_pool(workers: int) -> tuple[Any, Any]:
     """(the address of the words that a pool shares, for each worker the word whether he sleeps)"""
     words = np.zeros(WORKERS + (workers + 1) * ROW + _ARGUMENTS, np.int64)
     first = _ARGUMENTS + -(words.ctypes.data // 8) % ROW
-    words[first + CODE + 2] = workers
+    words[first + CODE + 2 : first + CODE + 4] = workers, _give_out.address
     asleep = words[first + WORKERS : first + WORKERS + workers * ROW : ROW]
     return words.ctypes.data + 8 * first, asleep
 
@@ -333,12 +343,19 @@ def finished(pool, turns):
 
 
 def _start(pool, code, arguments, count, parts):
-    """Give out a job in `parts` shards of 0 .. count. Returns whether it is `finished`; False at
+    """Give out a job in `parts` shards of 0 .. count. Returns whether it is `finished`; false at
     once if there is a worker to be woken first.
 
-    pool: its address.   code: that of the job.
+    pool: its address.   code: that of the job.   Compiled for each kind of arguments, so that it is
+    short, and the rest is called.
     """
     _leave(arguments, _arguments(pool))
+    return _call(_load(pool + 8 * CODE + 24), pool, code, count, parts)
+
+
+@_kept(numba.cfunc, _CODE)
+def _give_out(pool, code, count, parts):
+    """Give out the job whose arguments lie there."""
     _store(pool + 8 * CODE, code)
     _store(pool + 8 * CODE + 8, count)
     _store(pool + 8 * DONE, 0)
@@ -346,8 +363,8 @@ def _start(pool, code, arguments, count, parts):
     _store(pool + 8 * TASK, number << 32 | parts << 16)
     for worker in range(min(parts - 1, _load(pool + 8 * CODE + 16))):
         if _load(pool + 8 * (WORKERS + worker * ROW)):  # he may have begun to sleep just now
-            return False
-    return finished(pool, 1 << 16)
+            return 0
+    return int(finished(pool, 1 << 16))
 
 
 @_kept(numba.njit, ["void(int64, int64, int64)"], nogil=True)

@@ -27,12 +27,14 @@ winograd: Any = None  # and those with fewer multiplications
 
 def load() -> bool:
     """Import the loops. Returns whether they work here; if not, says so once."""
-    global loops, gemm, convolution, winograd
+    global loops, gemm, convolution, winograd, _seconds
     if loops is None:
         try:
             from minigan.kernels import compiled, convolution, gemm, winograd
 
+            started = time.perf_counter()
             compiled.column_sums.compile()  # a small one, to see
+            _seconds = time.perf_counter() - started
             _keep_pages()
             loops = compiled
         except Exception as error:
@@ -53,23 +55,26 @@ def warm_up(
     needed: those that `threads.planning` has listed; by default all.
     progress: called with (jobs that are ready, jobs in all) after each.
     """
+    global _seconds
     if not load():
         return
     from minigan.kernels import jobs
 
-    listed = jobs.every() if needed is None else list(dict.fromkeys(needed))
+    listed = sorted(jobs.every() if needed is None else dict.fromkeys(needed), key=_place)
     helper, collecting = None, gc.isenabled()
     gc.disable()  # a compiler makes many objects, and no cycles worth looking for meanwhile
     try:
         for i, job in enumerate(listed):
-            started = time.perf_counter()
-            job.compile()
-            if progress is not None:
-                progress(i + 1, len(listed))
-            new = time.perf_counter() - started > _LOADING and not jobs.uncached
+            new, _seconds = _seconds > _LOADING and not jobs.uncached, 0.0  # the one before
             if new and helper is None and threads.count() > 1 and i + 3 < len(listed):
                 helper = _from_the_end([each.name for each in listed])
+            started = time.perf_counter()
+            job.compile()
+            _seconds = time.perf_counter() - started
+            if progress is not None:
+                progress(i + 1, len(listed))
     finally:
+        _seconds = 0.0
         if collecting:
             gc.enable()
         if helper is not None:
@@ -77,6 +82,14 @@ def warm_up(
             helper.wait()
 
 
+def _place(job: Any) -> int:
+    """In what order to compile. Jobs of one file share functions, so that one process compiles
+    them all; the small ones are in the middle, where two processes may meet at the same."""
+    files = "winograd", "compiled", "gemm", "convolution"
+    return files.index(job.kernel.__module__.rpartition(".")[2])
+
+
+_seconds = 0.0  # that the last job took
 _LOADING = 0.15  # seconds that loading a job never takes, and compiling one mostly does
 _COMPILE = """
 import os, sys

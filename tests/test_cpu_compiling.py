@@ -91,6 +91,8 @@ def test_a_full_disk_works_and_is_told_once(tmp_path):
 class Slow:
     """A job that takes as long as one that must be compiled."""
 
+    kernel = staticmethod(compiled.adam.kernel)
+
     def __init__(self, name, interrupt=False):
         self.name, self.interrupt, self.ready = name, interrupt, False
 
