@@ -11,6 +11,10 @@ from minigan.kernels import loading, sharing
 
 Array = Any
 
+# By the number of axes: the order of axes that puts the second last, and that which puts it back.
+_LAST = [(0, *range(2, axes), 1)[:axes] for axes in range(65)]
+_FIRST = [(0, axes - 1, *range(1, axes - 1))[:axes] for axes in range(65)]
+
 
 def whole(columns: int) -> int:
     """Columns in whole vectors."""
@@ -32,7 +36,7 @@ def dense(a: Array) -> Array:
 
 def channels_last(x: Array) -> Array:
     """x (N,C,...) -> (N,...,C) with its elements in order; a view if they are."""
-    last = x.transpose(0, *range(2, x.ndim), 1)
+    last = x.transpose(_LAST[x.ndim])
     if last.flags.c_contiguous or not x.flags.c_contiguous:
         return dense(last)
     return transposed(dense(x), len(x), x.shape[1], prod(x.shape[2:])).reshape(last.shape)
@@ -45,5 +49,6 @@ def rows(x: Array) -> Array:
 
 def images(rows: Array, shape: tuple[int, ...]) -> Array:
     """rows (M,C) -> (N,C,...) of that shape"""
-    last = rows.reshape(shape[0], *shape[2:], shape[1])
-    return last.transpose(0, last.ndim - 1, *range(1, last.ndim - 1))
+    if len(shape) == 2:
+        return rows
+    return rows.reshape(shape[0], *shape[2:], shape[1]).transpose(_FIRST[len(shape)])

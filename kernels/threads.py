@@ -67,7 +67,7 @@ def split(n: int, shards: int) -> list[tuple[int, int]]:
 
 # --------------------------------------------------------------------------------------- the pool
 
-_LOOKS = 1 << 18  # for a task that a worker makes before he sleeps: some 200 µs
+_LOOKS = 1 << 20  # for a task that a worker makes before he sleeps: a millisecond or so
 
 
 class _Pool:
