@@ -140,16 +140,9 @@ def _invoke(_: Any, name: Any, version: Any, at: Any, first: Any, last: Any, par
         # Into the library of its caller: one of its own would be optimised and made machine code
         # of too, and never run.
         library = context.active_code_library
-        compiled = compile_internal(
-            context.typing_context,
-            context,
-            library,
-            chosen.kernel,
-            inner.args,
-            inner.return_type,
-            flags,
-            {},
-        )
+        within = context.typing_context, context, library
+        result = inner.return_type
+        compiled = compile_internal(*within, chosen.kernel, inner.args, result, flags, {})
         library.get_function(compiled.fndesc.llvm_func_name).linkage = "linkonce_odr"
         arguments = [*cgutils.unpack_tuple(builder, kept), *values[3:]]
         context.call_internal(builder, compiled.fndesc, inner, arguments)
