@@ -29,7 +29,13 @@ def load() -> bool:
     """Import the loops. Returns whether they work here; if not, says so once."""
     global loops, gemm, convolution, winograd, _seconds
     if loops is None:
+        advice = "pip install --upgrade numba"
         try:
+            import numba
+
+            if numba.config.DISABLE_JIT:
+                advice = "unset NUMBA_DISABLE_JIT"
+                raise RuntimeError("its compiler is off")
             from minigan.kernels import compiled, convolution, gemm, winograd
 
             started = time.perf_counter()
@@ -41,7 +47,7 @@ def load() -> bool:
             loops = False
             warnings.warn(
                 f"CPU kernels run on plain NumPy, several times slower, since Numba does not work "
-                f"here ({type(error).__name__}: {error}): pip install numba",
+                f"here ({type(error).__name__}: {error}): {advice}",
                 stacklevel=2,
             )
     return loops is not False

@@ -274,7 +274,12 @@ def python(code, **environment):
 
 def test_without_numba_it_works_and_says_so_once():
     out = python("import sys; sys.modules['numba'] = None\n" + textwrap.dedent(CONVOLVE))
-    assert out.startswith("1 ") and "pip install numba" in out
+    assert out.startswith("1 ") and "pip install --upgrade numba" in out
+
+
+def test_with_numba_s_compiler_off_it_works_and_says_so_once():
+    out = python(CONVOLVE, NUMBA_DISABLE_JIT="1")
+    assert out.startswith("1 ") and "unset NUMBA_DISABLE_JIT" in out
 
 
 def test_no_cache_folder_works_and_says_so_once():
