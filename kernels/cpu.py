@@ -193,13 +193,15 @@ def conv2d_wgrad(
     return gw
 
 
+_blas_matmul = threads.one_blas_thread(np.matmul)
+
+
 def matmul(
     x: Array, b: Array, bias: Array | None = None, act: str = "linear", slope: float = 0.0
 ) -> Array:
     """act(x @ b + bias), the rows or the columns of the result shared among the threads."""
     if x.ndim != 2 or b.ndim != 2 or not _fast(x, b, bias):
-        with threads.one_blas_thread():
-            return bias_act(x @ b, bias, act, slope)
+        return bias_act(_blas_matmul(x, b), bias, act, slope)
     (m, depth), n = x.shape, b.shape[1]
     if 1 in (m, depth, n) and m * depth * n <= sharing.LEAST:  # tiles would be almost empty
         return _with_vector(x, b, bias, act, slope)
@@ -207,16 +209,16 @@ def matmul(
     work = m * n * depth // sharing.PRODUCTS
     in_order = x.flags.c_contiguous
     if not in_order and x.flags.f_contiguous:
-        arguments = layout.dense(x.T).reshape(-1), m, layout.dense(b).reshape(-1), y
-        sharing.share(loading.gemm.matmul_outer, arguments, m, work)
+        outer = layout.dense(x.T).reshape(-1), m, layout.dense(b).reshape(-1), y
+        sharing.share(loading.gemm.matmul_outer, outer, m, work)
         return y if bias is None and act == "linear" else bias_act(y, bias, act, slope)
     left, ending = layout.dense(x).reshape(-1), _ending(n, bias, act, slope)
     in_order = b.flags.c_contiguous
     if m <= n and (in_order or b.flags.f_contiguous):
         right = layout.dense(b if in_order else b.T).reshape(-1)
-        arguments = left, depth, right, int(not in_order), y, *ending
-        panels = -(-n // loading.gemm.LANES)
-        sharing.share(loading.gemm.matmul_columns, arguments, panels, work)
+        panels = layout.whole(n) // loading.gemm.LANES
+        columns = left, depth, right, int(not in_order), y, *ending
+        sharing.share(loading.gemm.matmul_columns, columns, panels, work)
     else:
         sharing.share(loading.gemm.matmul, (left, depth, *_columns(b), y, *ending), m, work)
     _finish(y, act)
@@ -228,8 +230,7 @@ def _with_vector(x: Array, b: Array, bias: Array | None, act: str, slope: float)
     if x.shape[1] == 1:
         y = x * b
     else:
-        with threads.one_blas_thread():
-            y = x @ b
+        y = _blas_matmul(x, b)
     if act != "linear":
         return bias_act(y, bias, act, slope)
     return y if bias is None else np.add(y, bias, out=y)
@@ -310,9 +311,10 @@ def batch_norm(
 def batch_norm_backward(
     g: Array, x: Array, y: Array, weight: Array, mean: Array, rstd: Array, act: str, slope: float
 ) -> tuple[Array, Array, Array]:
-    if not _fast(g, x, y):
+    if not _fast(g, x, y, weight, mean, rstd):
         return plain.batch_norm_backward(g, x, y, weight, mean, rstd, act, slope)
     g_rows, x_rows, y_rows = layout.rows(g), layout.rows(x), layout.rows(y)
+    mean, rstd = layout.dense(mean), layout.dense(rstd)
     m, c = x_rows.shape
     code = loading.loops.ACTS[act]
     sums = sharing.sums(c), sharing.sums(c)
@@ -336,6 +338,7 @@ def batch_norm_double_backward(
         args = (ggx, g, x, y, weight, *channels, act, slope)
         return plain.batch_norm_double_backward(*args)
     rows = [layout.rows(a) for a in (ggx, g, x, y)]
+    mean, rstd, gweight, gbias = map(layout.dense, channels)
     m, c = rows[0].shape
     code = loading.loops.ACTS[act]
     sums = sharing.sums(c), sharing.sums(c), sharing.sums(c)

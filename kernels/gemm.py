@@ -254,20 +254,20 @@ def matmul_outer(a, pitch, b, y, first, last, part):
     """y = aᵀ · b, rows first .. last.   a (K,pitch), b (K,N)"""
     n, count = y.shape[1], last - first
     depth, whole = len(b) // n, n // LANES * LANES
-    rows, to = np.empty(depth, np.int64), y.ctypes.data + 4 * first * n
+    rows, ends = np.empty(depth, np.int64), np.empty(depth, np.int64)
+    # The columns after the last whole vector: copied, and their sums.
+    rest, sums = np.empty(depth * LANES, np.float32), np.empty(count * LANES, np.float32)
+    if whole < n:
+        _copy_columns(b, whole, n, depth, n - whole, rest)
     for k in range(depth):
-        rows[k] = address(b, k * n)
+        rows[k], ends[k] = address(b, k * n), address(rest, k * LANES)
+    to = y.ctypes.data + 4 * first * n
     for k in range(0, depth, CHUNK):
         at, length = address(a, k * pitch + first), min(CHUNK, depth - k)
         outer_product(at, pitch, count, address(rows, k), 0, whole, length, to, n, k)
-    if whole == n:
-        return
-    rest, sums = np.empty(depth * LANES, np.float32), np.empty(count * LANES, np.float32)
-    _copy_columns(b, whole, n, depth, n - whole, rest)
-    for k in range(depth):
-        rows[k] = address(rest, k * LANES)
-    at = address(a, first)
-    outer_product(at, pitch, count, address(rows, 0), 0, LANES, depth, address(sums, 0), LANES, 0)
+        if whole < n:
+            into = address(sums, 0)
+            outer_product(at, pitch, count, address(ends, k), 0, LANES, length, into, LANES, k)
     for i in range(count):
         for j in range(n - whole):
             y[first + i, whole + j] = sums[i * LANES + j]

@@ -154,7 +154,7 @@ def test_matmul(sizes, count, turn_x, turn_b):
 
 @pytest.mark.parametrize("turn_x", [False, True])
 def test_matmul_of_long_sums(turn_x):
-    x, b = values(0, 40, 9000), values(1, 9000, 48)
+    x, b = values(0, 40, 9000), values(1, 9000, 50)
     check("matmul", np.asfortranarray(x) if turn_x else x, b)
 
 
