@@ -10,6 +10,9 @@ spinning, which was measured to cost ten times the work itself. `one_blas_thread
 How many threads: set_count(), else the environment's MINIGAN_NUM_THREADS, OMP_NUM_THREADS or
 OPENBLAS_NUM_THREADS, else the cores that this process may use.
 
+Ctrl-C can raise an exception between any two calls in Python. So what must not be left half done is
+`with` a lock or one call of C's, which CPython never parts, or it can be done again.
+
 Work is cut by count() and sizes alone, and who runs a shard changes nothing in it, so results are
 the same in every run with the same number of threads.
 """
@@ -20,10 +23,11 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ContextDecorator, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from minigan.system import cores
 
@@ -102,22 +106,22 @@ class _Pool:
             raise
 
     def _wake(self, workers: int) -> None:
-        for worker in range(workers):
-            if self.asleep[worker]:
-                self.asleep[worker] = 0
-                if self.locks[worker].locked():
-                    self.locks[worker].release()
+        for worker in range(workers):  # he says that he is awake, when he is
+            if self.asleep[worker] and self.locks[worker].locked():
+                self.locks[worker].release()
 
     def _wait(self) -> None:
         """Help until all parts are done, even if a signal comes meanwhile: workers read our
         arguments."""
         interrupt = None
-        for turn in itertools.count():
+        while True:
             try:
-                if self.jobs.finished(self.address, 1 << 16):
-                    break
-                if turn > 10:
-                    time.sleep(1e-4)
+                for turn in itertools.count():
+                    if self.jobs.finished(self.address, 1 << 16):
+                        break
+                    if turn > 10:
+                        time.sleep(1e-4)
+                break
             except BaseException as signalled:
                 interrupt = signalled
         if interrupt is not None:
@@ -154,13 +158,11 @@ def run(job: Any, arguments: tuple[Any, ...], count: int, parts: int) -> None:
             planned.append(job)
             return
         job.compile()
-    if parts > 1 and _free.acquire(blocking=False):
-        try:
+    if parts > 1 and not _free.locked():
+        with _free:
             if _pool is None or _pool.workers < parts - 1:
                 _pool = _Pool(parts - 1)
             _pool.run(job, arguments, count, parts)
-        finally:
-            _free.release()
         return
     alone = getattr(_own, "pool", None)
     if alone is None:
@@ -170,61 +172,76 @@ def run(job: Any, arguments: tuple[Any, ...], count: int, parts: int) -> None:
 
 def _forget() -> None:
     """In a forked child only the thread that forked lives on."""
-    global _free, _limit, _pool
+    global _free, _pool
     _pool = None
     _free = threading.Lock()
-    _limit = _BlasLimit()
+    _limit.lock = threading.RLock()
+    _limit.inside &= {threading.get_ident()}
 
 
 # ------------------------------------------------------------------------------------------- BLAS
 
 
 class _BlasLimit:
-    """How many hold NumPy's BLAS at one thread, and what to give back when none does."""
+    """Which threads want NumPy's BLAS at one thread, and what to give back when none does.
+
+    What is not given back, since an interrupt came or since threadpoolctl heeds one thread alone,
+    the next to leave gives back.
+    """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.holders = 0
+        self.lock = threading.RLock()
+        self.inside: set[int] = set()
         self.libraries: list[Any] | None = None
         self.before: list[int] = []
 
-    def hold(self) -> None:
+    def take(self) -> None:
         with self.lock:
-            self.holders += 1
-            if self.holders > 1:
-                return
             if self.libraries is None:
                 from threadpoolctl import ThreadpoolController
 
                 controllers = ThreadpoolController().lib_controllers
                 self.libraries = [c for c in controllers if c.user_api == "blas"]
-            self.before = [c.get_num_threads() for c in self.libraries]
+            if not self.before:
+                self.before = [c.get_num_threads() for c in self.libraries]
             for c in self.libraries:
                 c.set_num_threads(1)
 
-    def release(self) -> None:
+    def give_back(self) -> None:
         with self.lock:
-            self.holders -= 1
-            if self.holders or self.libraries is None:
+            if self.inside or not self.before:
                 return
-            for c, n in zip(self.libraries, self.before, strict=True):
+            for c, n in zip(self.libraries or (), self.before, strict=True):
                 c.set_num_threads(n)
+            if [c.get_num_threads() for c in self.libraries or ()] == self.before:
+                self.before = []
 
 
 _limit = _BlasLimit()
 
+P, R = ParamSpec("P"), TypeVar("R")
 
-class one_blas_thread(ContextDecorator):
-    """Context manager: BLAS runs on its caller's thread alone inside, and as before after it.
 
-    Held for a whole training, it saves each kernel the switching, which takes microseconds.
+def one_blas_thread(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorator: BLAS runs on its caller's thread alone meanwhile, and as before after it.
+
+    Around a whole training step, it saves each kernel the switching, which takes microseconds.
     """
 
-    def __enter__(self) -> None:
-        _limit.hold()
+    @wraps(function)
+    def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+        me, inside = threading.get_ident(), _limit.inside
+        if me in inside:
+            return function(*args, **kwargs)
+        try:
+            inside.add(me)
+            _limit.take()
+            return function(*args, **kwargs)
+        finally:
+            inside.discard(me)
+            _limit.give_back()
 
-    def __exit__(self, *_: object) -> None:
-        _limit.release()
+    return limited
 
 
 if hasattr(os, "register_at_fork"):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -92,12 +92,13 @@ class Game:
     real_target: float = 1.0
     penalty: str = "none"
     penalty_weight: float = 10.0
+    _frozen: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.penalty not in PENALTIES:
             raise ValueError(f"penalty must be one of {', '.join(PENALTIES)}, not {self.penalty!r}")
 
-    @one_blas_thread()
+    @one_blas_thread
     def discriminator_turn(
         self,
         x: Array,
@@ -112,6 +113,7 @@ class Game:
         penalty_factor: times the penalty; 0 leaves it out (in lazy regularisation).
         stream: of the penalty's random numbers.
         """
+        self._thaw()
         fake = generate(self.generator, z, fake_labels)
         on_real, on_fake = self._judge(x, fake, labels, fake_labels)
         loss = self.loss.discriminator(on_real, on_fake, self.real_target)
@@ -133,7 +135,7 @@ class Game:
         both = _call(net, Tensor(_joined(x, fake)), told)
         return both[: len(x)], both[len(x) :]
 
-    @one_blas_thread()
+    @one_blas_thread
     def generator_turn(
         self,
         z: Array,
@@ -142,10 +144,11 @@ class Game:
         fake_labels: Array | None = None,
     ) -> Turn:
         """The generator's loss on G(z).   x: a real batch, which relativistic losses need."""
-        opponent = [p for p in self.discriminator.parameters() if p.requires_grad]
-        for p in opponent:
-            p.requires_grad = False
+        self._thaw()
+        self._frozen = [p for p in self.discriminator.parameters() if p.requires_grad]
         try:
+            for p in self._frozen:
+                p.requires_grad = False
             on_fake = _call(
                 self.discriminator, _call(self.generator, Tensor(z), fake_labels), fake_labels
             )
@@ -155,10 +158,15 @@ class Game:
             loss = self.loss.generator(on_fake, on_real)
             grads = _grads(loss, self.generator)
         finally:
-            for p in opponent:
-                p.requires_grad = True
+            self._thaw()
         figures: dict[Names, Array] = {("g_loss",): loss.data.reshape(1)}
         return Turn(loss.data, grads, figures)
+
+    def _thaw(self) -> None:
+        """End what generator_turn has frozen; what an interrupt leaves, the next turn thaws."""
+        while self._frozen:
+            self._frozen[-1].requires_grad = True
+            self._frozen.pop()
 
     def _penalty(self, x: Array, fake: Array, labels: Any, fake_labels: Any, stream: Any) -> Any:
         def on(images: Any) -> Any:

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from minigan.kernels import compiled, jobs, loading, threads
 
@@ -162,13 +162,114 @@ def test_foreign_calls_do_all_their_shards():
     assert not wrong and not any(t.is_alive() for t in users)
 
 
-def test_blas_is_held_at_one_thread_and_given_back():
-    before = blas_threads()
-    with threads.one_blas_thread():
-        with threads.one_blas_thread():
-            assert set(blas_threads()) == {1}
-        assert set(blas_threads()) == {1}
-    assert blas_threads() == before
+within = threads.one_blas_thread(blas_threads)
+
+
+@threads.one_blas_thread
+def around():
+    return within(), blas_threads()
+
+
+@pytest.fixture
+def many():
+    """What BLAS has: more threads than one, which it may not have by itself."""
+    with threadpool_limits(3, "blas"):
+        assert max(blas_threads()) > 1
+        yield blas_threads()
+
+
+def test_blas_is_held_at_one_thread_and_given_back(many):
+    for got in (within(), *around()):
+        assert set(got) == {1}
+    assert blas_threads() == many
+    with pytest.raises(ZeroDivisionError):
+        threads.one_blas_thread(lambda: 1 / 0)()
+    assert blas_threads() == many
+
+
+def test_blas_is_given_back_when_the_last_thread_leaves(many):
+    inside, leave = threading.Barrier(2), threading.Event()
+
+    @threads.one_blas_thread
+    def meet():
+        inside.wait(30)
+        return leave.wait(30)
+
+    other = threading.Thread(target=meet)
+    other.start()
+    threads.one_blas_thread(inside.wait)(30)
+    assert set(blas_threads()) == {1}
+    leave.set()
+    other.join()
+    assert set(within()) == {1}  # threadpoolctl may let only the main thread give it back
+    assert blas_threads() == many
+
+
+def interrupt(function, times):
+    """Call it again and again until a signal's exception comes out of it; yields after each."""
+    old = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    left = signal.setitimer(signal.ITIMER_REAL, 0)  # that of a limit on the test's time
+    delays = np.random.default_rng(0).uniform(1e-5, 5e-4, times).tolist()
+    try:
+        for delay in delays:
+            with pytest.raises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, delay)
+                while True:
+                    function()
+            yield
+    finally:
+        signal.signal(signal.SIGALRM, old)
+        signal.setitimer(signal.ITIMER_REAL, *left)
+
+
+def test_after_interrupts_the_workers_work_still():
+    x, sums = np.ones((4, 4), np.float32), np.zeros((2, 4))
+    for _ in interrupt(lambda: threads.run(compiled.column_sums, (x, sums), 4, 2), 1000):
+        assert not threads._free.locked()
+    for _ in range(20):  # they may still be waking
+        threads.run(meet, (seen := np.zeros((1, 4), np.int64),), 3, 3)
+        assert seen.tolist() == [[3, 1, 1, 1]]
+
+
+def test_an_interrupt_while_a_worker_is_woken_leaves_none_asleep():
+    count_rows(2)
+    pool = threads._pool
+    for when in (0, 1):  # as he is looked at, and as he is woken
+        while not pool.asleep[0]:
+            time.sleep(0.001)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pool, "locks", [Interrupting(pool.locks[0], when), *pool.locks[1:]])
+            with pytest.raises(KeyboardInterrupt):
+                count_rows(2)
+        seen = np.array([[1, 0, 0, 0]])
+        threads.run(meet, (seen,), 2, 2)
+        assert seen.tolist() == [[3, 1, 1, 0]]
+
+
+class Interrupting:
+    """A lock, and a signal that comes with the first call of it, or the second."""
+
+    def __init__(self, lock, when):
+        self.lock, self.when = lock, when
+
+    def __getattr__(self, name):
+        def call(*args):
+            result = getattr(self.lock, name)(*args)
+            self.when -= 1
+            if self.when == -1:
+                raise KeyboardInterrupt
+            return result
+
+        return call
+
+
+def test_after_interrupts_blas_is_given_back(many):
+    nothing = threads.one_blas_thread(threads.one_blas_thread(lambda: None))
+    for _ in interrupt(nothing, 1000):
+        assert not threads._limit.inside
+        nothing()  # gives back what may be left
+        assert not threads._limit.before
+    assert set(within()) == {1} and blas_threads() == many
 
 
 def test_it_works_after_a_fork_and_ends_with_the_program():

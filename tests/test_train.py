@@ -115,6 +115,30 @@ def test_generator_turn_goes_through_a_frozen_discriminator():
     assert all(p.grad is None for p in game.discriminator.parameters())
 
 
+@pytest.mark.parametrize("when", range(4))
+def test_an_interrupt_leaves_no_discriminator_frozen(when, monkeypatch):
+    """In the midst of freezing two parameters: at once. Of thawing them: until the next turn."""
+    game, whole = linear_game(), mg.Tensor.requires_grad
+    x, z = np.ones((6, 2), np.float32), np.ones((6, 3), np.float32)
+    countdown = iter(range(when, -9, -1))
+
+    def interrupted(p, value):
+        if next(countdown) == 0:
+            raise KeyboardInterrupt
+        whole.fset(p, value)
+
+    monkeypatch.setattr(mg.Tensor, "requires_grad", property(whole.fget, interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        game.generator_turn(z)
+    monkeypatch.undo()
+    assert when >= 2 or all(p.requires_grad for p in game.discriminator.parameters())
+    if when % 2:
+        game.generator_turn(z)
+    else:
+        assert all(g is not None for g in game.discriminator_turn(x, z).grads)
+    assert all(p.requires_grad for p in game.discriminator.parameters())
+
+
 def test_the_penalty_is_added_to_the_loss_times_its_factor():
     game = linear_game("r1", penalty_weight=4.0)
     rng = np.random.default_rng(0)
