@@ -68,7 +68,7 @@ _SKIPPED_SHOWN = 5
 )
 @click.option(
     "--threads",
-    type=click.IntRange(1, 1024),
+    type=int,
     metavar="N",
     help="Cores that compute; default all, or MINIGAN_NUM_THREADS. Results are the same bits for "
     "the same number.",
@@ -115,8 +115,10 @@ def train(
     from minigan.kernels.threads import count, set_count
     from minigan.recipes import RECIPES
 
-    set_count(threads)
-
+    try:
+        set_count(threads)
+    except ValueError as error:
+        raise Refused(f"--{error}") from None
     if cuda_graph and on_nan == "skip":
         raise Refused("--cuda-graph: a captured step cannot leave an update out: --on-nan stop")
     settings = _settings(sets, steps=steps, batch=batch, data=data, seed=seed)

@@ -33,14 +33,15 @@ from minigan.system import cores
 
 VARIABLES = ("MINIGAN_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
+MOST = 1024  # threads
 _chosen: int | None = None
 
 
 def set_count(threads: int | None) -> None:
     """Use so many threads from now on; None: what the environment says."""
     global _chosen
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads: must be at least 1, not {threads}")
+    if threads is not None and not 1 <= threads <= MOST:
+        raise ValueError(f"threads: must be 1 .. {MOST}, not {threads}")
     _chosen = threads
 
 
@@ -57,11 +58,15 @@ def _from_environment() -> int:
         first = os.environ.get(name, "").partition(",")[0].strip()  # OMP's is a list, by level
         if not first:
             continue
-        if first.isdigit() and int(first):
-            return int(first)
+        try:
+            threads = int(first)
+        except ValueError:
+            threads = 0
+        if 1 <= threads <= MOST:
+            return threads
         if name == VARIABLES[0]:
-            raise ValueError(f"{name} must be a number of threads, not {os.environ[name]!r}")
-    return cores()
+            raise ValueError(f"{name} must be 1 .. {MOST} threads, not {os.environ[name]!r}")
+    return min(cores(), MOST)
 
 
 def split(n: int, shards: int) -> list[tuple[int, int]]:

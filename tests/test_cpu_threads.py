@@ -59,15 +59,19 @@ def test_else_as_many_as_the_cores_of_this_process():
     assert python(COUNT, **none) == str(len(os.sched_getaffinity(0)))
 
 
-@pytest.mark.parametrize("value", ["two", "0", "-1", "1.5"])
+@pytest.mark.parametrize("value", ["two", "0", "-1", "1.5", "²", "1025", str(10**20)])
 def test_a_count_that_is_none_is_refused_by_name(value):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threads, "_chosen", None)
         patch.setenv("MINIGAN_NUM_THREADS", value)
         with pytest.raises(ValueError, match=f"MINIGAN_NUM_THREADS .*{value}"):
             threads.count()
-    with pytest.raises(ValueError, match="at least 1, not 0"):
-        threads.set_count(0)
+
+
+@pytest.mark.parametrize("number", [0, 1025, 10**20])
+def test_so_is_one_that_is_set(number):
+    with pytest.raises(ValueError, match=rf"must be 1 \.\. 1024, not {number}"):
+        threads.set_count(number)
 
 
 @pytest.mark.parametrize(("n", "shards"), [(7, 3), (2, 5), (0, 2), (8, 2)])
