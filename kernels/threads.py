@@ -7,8 +7,8 @@ no GIL is needed to give them out, and a worker looks out for the next for a whi
 NumPy's BLAS has threads of its own, that must not meet ours: they would wait for each other by
 spinning, which was measured to cost ten times the work itself. `one_blas_thread` keeps it to one.
 
-How many threads: set_count(), else the environment's MINIGAN_NUM_THREADS, OMP_NUM_THREADS or
-OPENBLAS_NUM_THREADS, else the cores that this process may use.
+How many threads: set_count(), else the first of VARIABLES that the environment has, else the cores
+that this process may use.
 
 Ctrl-C can raise an exception between any two calls in Python. So what must not be left half done is
 `with` a lock or one call of C's, which CPython never parts, or it can be done again.
@@ -31,7 +31,13 @@ from typing import Any, ParamSpec, TypeVar
 
 from minigan.system import cores
 
-VARIABLES = ("MINIGAN_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+VARIABLES = (
+    "MINIGAN_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
 
 MOST = 1024  # threads
 _chosen: int | None = None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import suppress
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,39 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def cores() -> int:
-    """The cores that this process may use."""
+def cores(root: Path = Path("/")) -> int:
+    """The cores that this process may use: by its affinity, and by the CPU time that a container
+    allots, rounded up.   root: of the file system in which Linux tells that."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        some = len(os.sched_getaffinity(0))
+    else:
+        some = os.cpu_count() or 1
+    return max(1, min([some, *map(ceil, _quotas(root))]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """CPU time by time that the process's control groups, and those around them, may use."""
+    try:
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for group in groups:
+        _, controllers, path = group.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        folder = top / path.lstrip("/")  # within a container it may be the top that it sees
+        for at in (folder, *folder.parents):
+            with suppress(OSError, ValueError, ZeroDivisionError):
+                if controllers:
+                    quota = float((at / "cpu.cfs_quota_us").read_text())
+                    period = float((at / "cpu.cfs_period_us").read_text())
+                else:
+                    quota, period = map(float, (at / "cpu.max").read_text().split())
+                if quota > 0:
+                    yield quota / period
+            if at == top:
+                break
 
 
 def _blas_pools() -> list[dict[str, Any]]:

@@ -43,12 +43,14 @@ COUNT = "from minigan.kernels import threads; print(threads.count())"
     ("environment", "count"),
     [
         ({"MINIGAN_NUM_THREADS": "3", "OMP_NUM_THREADS": "2"}, "3"),
-        ({"MINIGAN_NUM_THREADS": "", "OMP_NUM_THREADS": "5,2"}, "5"),
-        ({"MINIGAN_NUM_THREADS": "", "OMP_NUM_THREADS": "", "OPENBLAS_NUM_THREADS": "4"}, "4"),
+        ({"OMP_NUM_THREADS": "5,2", "MKL_NUM_THREADS": "7"}, "5"),
+        ({"OPENBLAS_NUM_THREADS": "4"}, "4"),
+        ({"MKL_NUM_THREADS": "7", "NUMBA_NUM_THREADS": "6"}, "7"),
+        ({"NUMBA_NUM_THREADS": "6"}, "6"),
     ],
 )
 def test_the_environment_says_how_many(environment, count):
-    assert python(COUNT, **environment) == count
+    assert python(COUNT, **{**dict.fromkeys(threads.VARIABLES, ""), **environment}) == count
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
