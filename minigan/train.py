@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigan import kernels, optim, schedules
+from minigan import array, kernels, optim, schedules
 from minigan.array import Array, Stream, manual_seed, to_device, to_numpy, xp_of
 from minigan.autograd import observe
 from minigan.captured import CapturedStep, check_recipe
@@ -318,11 +318,16 @@ class Trainer:
         needed.   progress: called with (those that are ready, all of them) after each."""
 
         def steps() -> None:  # of another trainer, while nothing is computed
-            other = Trainer(self.recipe, self.dataset, self.device)
-            for _ in range(min(2, self.recipe.penalty_every)):  # with a lazy penalty, and without
-                other.advance(on_nan="ignore")
-            with suppress(ValueError):  # that samples which nobody has computed are NaN
-                other.sampler().samples(GRID, self.recipe.seed)
+            random = array.generator
+            place = vars(random).copy()  # from where others will draw
+            try:
+                other = Trainer(self.recipe, self.dataset, self.device)
+                for _ in range(min(2, self.recipe.penalty_every)):  # with a lazy penalty, without
+                    other.advance(on_nan="ignore")
+                with suppress(ValueError):  # that samples which nobody has computed are NaN
+                    other.sampler().samples(GRID, self.recipe.seed)
+            finally:
+                vars(random).update(place)
 
         if self.device == "cpu":
             kernels.warm_up(steps, progress)

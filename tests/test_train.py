@@ -115,6 +115,18 @@ def test_generator_turn_goes_through_a_frozen_discriminator():
     assert all(p.grad is None for p in game.discriminator.parameters())
 
 
+def test_warming_up_moves_no_random_numbers(digits):
+    def drawn(warm):
+        trainer = train.Trainer(recipe(), digits)
+        mg.manual_seed(7, 3)
+        first = nn.Linear(3, 2).weight.data
+        if warm:
+            trainer.warm_up()
+        return np.concatenate([first, nn.Linear(3, 2).weight.data])
+
+    np.testing.assert_array_equal(drawn(warm=True), drawn(warm=False))
+
+
 @pytest.mark.parametrize("when", range(4))
 def test_an_interrupt_leaves_no_discriminator_frozen(when, monkeypatch):
     """In the midst of freezing two parameters: at once. Of thawing them: until the next turn."""
