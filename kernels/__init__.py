@@ -284,7 +284,8 @@ def average(a: Any, p: Any, blend: float) -> None:
     _simple(a).average(a, p, blend)
 
 
-_constants: dict[Any, Any] = {}
+_constants: dict[Any, Any] = {}  # for good: captured graphs read them
+_MOST_CONSTANTS = 256  # and factors that a schedule changes would be ever more
 _units: list[Any] = []
 
 
@@ -308,7 +309,9 @@ def unit(like: Any) -> Any:
 
 def times(g: Any, factor: float) -> Any:
     """g · factor"""
-    return _constant(g, factor) if any(g is u for u in _units) else g * factor
+    if len(_constants) < _MOST_CONSTANTS and any(g is u for u in _units):
+        return _constant(g, factor)
+    return g * factor
 
 
 def scale(x: Any, s: Any) -> Any:

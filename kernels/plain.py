@@ -11,6 +11,7 @@ A convolution is a matrix product over the patches of x (im2col: "image to colum
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def conv2d(x: Array, w: Array, stride: Pair, pad: Pads, dilation: Pair, groups: 
     k, _, *taps = w.shape
     p, q = conv_out_size(x.shape[2:], (taps[0], taps[1]), stride, pad, dilation)
     cols = _im2col(x, (taps[0], taps[1]), stride, pad, dilation, groups)
-    y = w.reshape(groups, k // groups, -1) @ cols
+    y = w.reshape(groups, k // groups, cols.shape[1]) @ cols
     return np.ascontiguousarray(y.reshape(k, len(x), p, q).transpose(1, 0, 2, 3))
 
 
@@ -99,7 +100,7 @@ def conv2d_dgrad(
 ) -> Array:
     n, k, p, q = g.shape
     _, c, *taps = w.shape
-    wt = w.reshape(groups, k // groups, -1).transpose(0, 2, 1)
+    wt = w.reshape(groups, k // groups, c * prod(taps)).transpose(0, 2, 1)
     cols = (wt @ _columns_of(g, groups)).reshape(groups * c, *taps, n, p, q)
     return _col2im(cols, size, (taps[0], taps[1]), stride, pad, dilation)
 

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from minigan.kernels import cpu, geometry, reference, sharing, threads
+from minigan import kernels
+from minigan.kernels import cpu, geometry, plain, reference, sharing, threads
 
 EPS = np.finfo(np.float32).eps
 
@@ -236,6 +237,24 @@ def test_the_same_bits_whoever_runs_the_shards(count):
     for again in (everything(), alone):
         for a, b in zip(first, again, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_convolutions_of_no_filters(dtype):
+    rest = ((2, 2), ((1, 1), (1, 1)), (1, 1), 1)
+    x, w, g = (np.ones(shape, dtype) for shape in ((2, 3, 8, 8), (0, 3, 4, 4), (2, 0, 4, 4)))
+    for module in (cpu, plain):
+        assert module.conv2d(x, w, *rest).shape == g.shape
+        assert module.conv2d_wgrad(x, g, (4, 4), *rest).shape == w.shape
+        np.testing.assert_array_equal(module.conv2d_dgrad(g, w, (8, 8), *rest), 0 * x)
+
+
+def test_factors_without_end_take_no_memory_without_end(monkeypatch):
+    monkeypatch.setattr(kernels, "_constants", kept := {})
+    one = kernels.unit(np.ones((), np.float32))
+    for factor in np.linspace(-2, 2, 1000).tolist():
+        assert kernels.times(one, factor) == np.float32(factor)
+    assert len(kept) < 500
 
 
 # --------------------------------------------------------------- where the loops cannot be compiled
