@@ -1,8 +1,8 @@
 """Threads: how many there are, and who does what.
 
-`run(job, arguments, count, parts)` cuts 0 .. count into parts, which the caller's thread and long-lived
-workers take as they come. Jobs are machine code (jobs.py), so no GIL is needed to give them out, and a
-worker looks out for the next for a while before he sleeps.
+`run(job, arguments, count, parts)` cuts 0 .. count into parts, which the caller's thread and
+long-lived workers take as they come. Jobs are machine code (jobs.py), so no GIL is needed to give
+them out, and a worker looks out for the next for a while before he sleeps.
 
 NumPy's BLAS has threads of its own, that must not meet ours: they would wait for each other by
 spinning, which was measured to cost ten times the work itself. `one_blas_thread` keeps it to one.
