@@ -230,7 +230,8 @@ class _BlasLimit:
 
 _limit = _BlasLimit()
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def one_blas_thread(function: Callable[P, R]) -> Callable[P, R]:
