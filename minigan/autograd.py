@@ -251,6 +251,19 @@ class recording:
         _recording.reset(self.token)
 
 
+def recorded(value: bool, function: Callable[..., Any], *args: Any) -> Any:
+    """function(*args), recorded if `value` is true.
+
+    An interrupt leaves all as it was before; one that comes as a with-block begins or ends may not.
+    """
+    before = is_recording()
+    try:
+        _recording.set(value)
+        return function(*args)
+    finally:
+        _recording.set(before)
+
+
 def no_grad() -> Any:
     """Context manager: nothing that runs inside is recorded."""
     return recording(False)
@@ -343,7 +356,9 @@ def backpropagate(
     owned: set[Node] = set()  # whose entry is a buffer that this walk allocated
     later = not create_graph and kernels.costly_launches(y.data)
     rows: dict[Node, list[Any]] = {}  # of leaves, if later: what is summed at the end
-    with recording(create_graph):
+    before_recording = is_recording()
+    try:
+        _recording.set(create_graph)
         for node in reversed(to_visit):
             g = table.get(node) if node in wanted else table.pop(node, None)
             if g is None:
@@ -382,6 +397,8 @@ def backpropagate(
                     table[parent] = total
                     if not isinstance(total, np.generic):  # NumPy's sum of two scalars
                         owned.add(parent)
+    finally:
+        _recording.set(before_recording)
     leaves = [t for t in dict.fromkeys(targets) if t in rows]
     table.update(zip(leaves, kernels.totals([rows[t] for t in leaves]), strict=True))
     return {t: table[t] for t in wanted if t in table}

@@ -19,7 +19,7 @@ import numpy as np
 
 from minigan import kernels, losses
 from minigan.array import Array, Stream, xp_of
-from minigan.autograd import Tensor, grad, no_grad
+from minigan.autograd import Tensor, grad, recorded
 from minigan.kernels.threads import one_blas_thread
 from minigan.losses import LOSSES, GanLoss
 from minigan.nn import Module
@@ -67,8 +67,7 @@ def _joined(x: Array, y: Array) -> Array:
 
 def generate(generator: Module, z: Array, labels: Array | None = None) -> Array:
     """Samples, recorded nowhere."""
-    with no_grad():
-        return _call(generator, Tensor(z), labels).data
+    return recorded(False, _call, generator, Tensor(z), labels).data
 
 
 def _grads(loss: Any, net: Module) -> list[Array | None]:

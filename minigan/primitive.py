@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from minigan.array import Array
-from minigan.autograd import Node, Tensor, backpropagate, is_recording, observer, recording
+from minigan.autograd import Node, Tensor, backpropagate, is_recording, observer, recorded
 from minigan.rules import RESERVED, Like, Plan, Rule
 
 
@@ -214,11 +214,14 @@ class Fused(Primitive):
         if self.rules or (self._fast_vjp is not None and not create_graph):
             return super().pull(node, g, wanted, create_graph)
         inputs, targets = [*node.kept[:-2]], []
-        with recording(True):
+
+        def replay() -> Any:
             for i, parent in zip(node.plan.positions, node.parents, strict=True):
                 inputs[i] = _identity(Tensor.wrap(inputs[i], parent))
                 targets.append(inputs[i].node)
-            y = self.forward(*inputs, **node.attrs)
+            return self.forward(*inputs, **node.attrs)
+
+        y = recorded(True, replay)
         table = backpropagate(y, [targets[k] for k in wanted], g, create_graph)
         return [table.get(t) for t in targets]
 

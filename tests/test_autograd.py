@@ -12,8 +12,9 @@ import pytest
 from gradcheck import check_grads
 
 import minigan as mg
-from minigan import ops
-from minigan.autograd import observe
+from minigan import nn, ops
+from minigan.autograd import is_recording, observe
+from minigan.gan import generate
 
 
 def leaf(*values, dtype=np.float64):
@@ -755,3 +756,36 @@ def test_expand_refuses_what_it_cannot_reach():
 def test_backward_of_a_constant_is_an_error():
     with pytest.raises(ValueError, match="nothing that requires a gradient"):
         mg.Tensor([1.0]).sum().backward()
+
+
+def test_an_interrupt_at_any_call_leaves_recording_on():
+    x = leaf([1, 2], [3, 5], [8, 2])
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+
+    def work():
+        gx = mg.grad((ops.batch_norm(x) ** 2).sum(), x, create_graph=True)
+        mg.grad((gx * gx).sum(), x)
+        generate(net, x.data)
+
+    def interrupted_at(n):
+        def count(frame, event, arg):
+            nonlocal n
+            n -= event == "call"
+            if n < 0:
+                raise KeyboardInterrupt
+
+        sys.setprofile(count)
+        try:
+            work()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.setprofile(None)
+        return False
+
+    work()
+    calls = 0
+    while interrupted_at(calls):
+        assert is_recording(), f"at call {calls}"
+        calls += 1
+    assert calls > 50
