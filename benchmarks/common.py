@@ -82,12 +82,20 @@ class Failed(Exception):
 
 class Worker:
     """A process of its own for each contender, so that neither its threads nor its memory are in
-    another's way. It answers each line on stdin with a line of JSON on stdout."""
+    another's way. It answers each line on stdin with a line of JSON on stdout.
 
-    def __init__(self, script: str, arguments: Sequence[str]) -> None:
-        command = [sys.executable, script, *arguments]
+    cores: how many threads it is to compute on, by default as many as this process would.
+    """
+
+    def __init__(self, script: str, arguments: Sequence[str], cores: int | None = None) -> None:
+        environment = {**os.environ, "MINIGAN_NUM_THREADS": str(cores or threads.count())}
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+            [sys.executable, script, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,
+            env=environment,
         )
         self.answers: Queue[str] = Queue()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -143,9 +151,9 @@ def answer(make: Callable[[], Callable[[Any], Any]]) -> None:
         print(json.dumps({"failed": f"{type(error).__name__}: {reason}"}), flush=True)
 
 
-def take_turns(workers: dict[str, Worker], question: Any, rounds: int) -> dict[str, list[float]]:
+def take_turns(workers: dict[Any, Worker], question: Any, rounds: int) -> dict[Any, list[float]]:
     """Ask each worker in turn, `rounds` times, for times; the numbers of each, joined."""
-    times: dict[str, list[float]] = {name: [] for name in workers}
+    times: dict[Any, list[float]] = {name: [] for name in workers}
     for _ in range(rounds):
         for name, worker in list(workers.items()):
             try:

@@ -3,6 +3,7 @@
     python benchmarks/step.py                              all cases
     python benchmarks/step.py "mnist-dcgan 64" --rounds 20 --json step.json
     python benchmarks/step.py "mnist-dcgan 64" --start    seconds of a new process to step 1
+    python benchmarks/step.py "mnist-dcgan 64" --scaling  one thread against all of them
 
 A step is one update of the discriminator and one of the generator. Each contender runs in its own
 process, and they take turns, so that what else the machine does hits all alike; medians of all
@@ -38,6 +39,8 @@ from common import (
     timed,
 )
 from nets import CASES, Case, build
+
+from minigan.kernels import threads
 
 Step = Callable[[], Any]
 
@@ -140,8 +143,6 @@ def multiplications(case: Case) -> int:
 def torch_step(case: Case, kind: str) -> Step:
     import torch
     from torch import nn
-
-    from minigan.kernels import threads
 
     torch.set_num_threads(threads.count())
 
@@ -256,6 +257,7 @@ def main() -> None:
     parser.add_argument("--compile-limit", type=float, default=180.0, **limit)
     parser.add_argument("--json", type=new_file, help="file for the results")
     parser.add_argument("--start", action="store_true", help="time new processes to step 1 instead")
+    parser.add_argument("--scaling", action="store_true", help="time one thread against all")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if unknown := set(args.cases) - CASES.keys():
@@ -268,6 +270,8 @@ def main() -> None:
         print("PyTorch is not installed: pip install torch", file=sys.stderr)
     if args.start:
         return starts(args)
+    if args.scaling:
+        return scaling(args)
     rate = sgemm_rate()
     results = []
     for name in args.cases or CASES:
@@ -291,6 +295,32 @@ def starts(args: argparse.Namespace) -> None:
                 command = [sys.executable, __file__, name, "--start", "--worker", contender]
                 seconds += timed(lambda command=command: subprocess.run(command, check=True), 1)
         rows += [(name, c, statistics.median(seconds[1:])) for c, seconds in times.items()]
+    print_table(rows)
+    report(args.json, [dict(zip(rows[0], row, strict=True)) for row in rows[1:]])
+
+
+def scaling(args: argparse.Namespace) -> None:
+    """Print what all threads gain over one, by the medians of the steps and by the best of them."""
+    most = threads.count()
+    rows = [("case", "contender", "ms, 1 thread", f"ms, {most} threads", "gain", "by the best")]
+    contenders = ["minigan"]
+    if importlib.util.find_spec("torch"):
+        contenders += ["PyTorch", "PyTorch channels last"]
+    for name in args.cases or CASES:
+        pairs = [(c, cores) for c in contenders for cores in (1, most)]
+        workers = {pair: Worker(__file__, [name, "--worker", pair[0]], pair[1]) for pair in pairs}
+        slowest = 0.0
+        for worker in workers.values():
+            worker.ask({"steps": 1})  # compiles, allocates
+            slowest = max(slowest, *worker.ask({"steps": 3}))
+        number = max(1, round(args.seconds / slowest))
+        times = take_turns(workers, {"steps": number}, args.rounds)
+        for worker in workers.values():
+            worker.end()
+        for c in contenders:
+            one, all_ = times[c, 1], times[c, most]
+            gain, best = median_ms(one) / median_ms(all_), min(one) / min(all_)
+            rows.append((name, c, median_ms(one), median_ms(all_), f"{gain:.2f}×", f"{best:.2f}×"))
     print_table(rows)
     report(args.json, [dict(zip(rows[0], row, strict=True)) for row in rows[1:]])
 

@@ -1,5 +1,6 @@
 """The benchmarks' own arithmetic, which runs without PyTorch."""
 
+import json
 import os
 import subprocess
 import sys
@@ -112,3 +113,17 @@ def test_a_contender_that_fails_is_told_and_left_out(tmp_path):
         "{'divide': [0.25, 0.25]}",
     ], done.stderr
     assert "import does not work here: ImportError: no such library" in done.stderr
+
+
+def test_scaling_times_one_thread_and_all(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "step.py", "mnist-gan 64", "--scaling", "--rounds", "2", "--seconds",
+         "0.02", "--json", str(tmp_path / "scaling.json")],
+        cwd=BENCHMARKS, env={**os.environ, "MINIGAN_NUM_THREADS": "2"},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (row,) = (r for r in json.loads((tmp_path / "scaling.json").read_text())["results"]
+              if r["contender"] == "minigan")  # fmt: skip
+    one, two = row["ms, 1 thread"], row["ms, 2 threads"]
+    assert row["gain"] == f"{one / two:.2f}×"
