@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
 import signal
 import statistics
 import subprocess
@@ -48,6 +47,8 @@ def peak_mib() -> float:
     if status.exists():  # Linux, whose ru_maxrss begins with what the parent has held
         (line,) = (a for a in status.read_text().splitlines() if a.startswith("VmHWM:"))
         return int(line.split()[1]) / 1024
+    import resource  # which Windows has not
+
     unit = 1024**2 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 

@@ -307,17 +307,23 @@ def scaling(args: argparse.Namespace) -> None:
     if importlib.util.find_spec("torch"):
         contenders += ["PyTorch", "PyTorch channels last"]
     for name in args.cases or CASES:
-        pairs = [(c, cores) for c in contenders for cores in (1, most)]
+        pairs = [(c, cores) for c in contenders for cores in dict.fromkeys((1, most))]
         workers = {pair: Worker(__file__, [name, "--worker", pair[0]], pair[1]) for pair in pairs}
-        slowest = 0.0
-        for worker in workers.values():
-            worker.ask({"steps": 1})  # compiles, allocates
-            slowest = max(slowest, *worker.ask({"steps": 3}))
+        slowest = 1e-9
+        for pair, worker in list(workers.items()):
+            try:
+                worker.ask({"steps": 1})  # compiles, allocates
+                slowest = max(slowest, *worker.ask({"steps": 3}))
+            except Failed as reason:
+                print(f"{name}: {pair[0]} does not work here: {reason}", file=sys.stderr)
+                del workers[pair]
         number = max(1, round(args.seconds / slowest))
         times = take_turns(workers, {"steps": number}, args.rounds)
         for worker in workers.values():
             worker.end()
         for c in contenders:
+            if not {(c, 1), (c, most)} <= times.keys():
+                continue
             one, all_ = times[c, 1], times[c, most]
             gain, best = median_ms(one) / median_ms(all_), min(one) / min(all_)
             rows.append((name, c, median_ms(one), median_ms(all_), f"{gain:.2f}×", f"{best:.2f}×"))

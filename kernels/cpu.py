@@ -365,7 +365,7 @@ def adam(
     p: Array, g: Array, m: Array, v: Array, lr: float, beta1: float, beta2: float, eps: float,
     weight_decay: float, step: int,
 ) -> None:  # fmt: skip
-    arrays = (p, g, m, v)
+    arrays = (p, layout.dense(g), m, v)
     if not _fast(*arrays) or not all(a.ndim == 1 and a.flags.c_contiguous for a in arrays):
         return plain.adam(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step)
     rate, root = lr / (1 - beta1**step), 1 / (1 - beta2**step)

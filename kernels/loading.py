@@ -68,8 +68,8 @@ def warm_up(
 
     listed = sorted(jobs.every() if needed is None else dict.fromkeys(needed), key=_place)
     helper, collecting = None, gc.isenabled()
-    gc.disable()  # a compiler makes many objects, and no cycles worth looking for meanwhile
     try:
+        gc.disable()  # a compiler makes many objects, and no cycles worth looking for meanwhile
         for i, job in enumerate(listed):
             new, _seconds = _seconds > _LOADING and not jobs.uncached, 0.0  # the one before
             if new and helper is None and threads.count() > 1 and i + 3 < len(listed):

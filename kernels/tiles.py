@@ -36,8 +36,9 @@ LANES = 16 if _avx512 else 8 if "+avx" in _features() else 4  # floats of a vect
 ROWS = 8  # of product_tile
 OUTER_ROWS, OUTER_VECTORS = 4, 4 if _many_registers else 2  # of outer_tile
 OUTER = OUTER_VECTORS * LANES
-# So many products are summed apart, and then these sums: each addition rounds by the size of what
-# it is added to, and thousands in a row would miss the kernels' tolerance.
+# product_tile sums so many products apart, and then these sums: each addition rounds by the size
+# of what it is added to, and thousands in a row would miss the kernels' tolerance. Outer products
+# come in chunks: see gemm.CHUNK.
 BLOCK = 256
 
 _float, WORD = ir.FloatType(), ir.IntType(64)

@@ -15,7 +15,8 @@ d and w at the points 0, 1, ∞, and -1 for m = 3, multiplies there, and interpo
 With 2 × 2 outputs a tile, 9 multiplications do the work of 16, with 3 × 3 the work of 36 takes 16.
 The points of a tile of two are among those of three, so both kinds share the filters' transforms,
 and every length from two on is a sum of twos and threes. The matrices hold 0, ±1 and ½, so that a
-result is within the kernels' tolerance; larger tiles would be faster and less exact.
+result, before its activation, is within the kernels' tolerance; larger tiles would be faster and
+less exact.
 
 For each point there is one matrix product, over all tiles that have it, with rows that hold all
 channels of both parities. What is between, `rows`, is one row a tile and point, point by point.

@@ -40,7 +40,7 @@ def _quotas(root: Path) -> Iterator[float]:
     except OSError:
         return
     for group in groups:
-        _, controllers, path = group.split(":", 2)
+        controllers, _, path = group.partition(":")[2].partition(":")
         if controllers and "cpu" not in controllers.split(","):
             continue
         top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")

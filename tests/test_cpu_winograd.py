@@ -21,7 +21,9 @@ def small_shards(monkeypatch):
         pytest.skip("this processor rounds products before it adds them")
     monkeypatch.setattr(sharing, "LEAST", 1)
     monkeypatch.setattr(geometry, "WINOGRAD_TILES", 1)
+    geometry.geometry.cache_clear()  # of what others have asked for
     yield
+    geometry.geometry.cache_clear()
     threads.set_count(None)
 
 

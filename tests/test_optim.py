@@ -155,6 +155,16 @@ def test_finds_the_bottom_of_a_bowl(optimizer, options):
 # ------------------------------------------------------------------------------------------ groups
 
 
+@pytest.mark.parametrize("optimizer", [SGD, Adam, RMSProp])
+def test_gradients_may_be_read_only(optimizer):
+    p, q = (mg.Tensor(np.ones(1, np.float32), requires_grad=True) for _ in range(2))
+    (gp,) = mg.grad(p.sum(), [p])  # a view of the one that the sum's gradient is
+    gp.data.flags.writeable = False
+    optimizer([p], lr=0.5).step([gp])
+    optimizer([q], lr=0.5).step([np.ones(1, np.float32)])
+    np.testing.assert_array_equal(p.numpy(), q.numpy())
+
+
 def test_groups_multipliers_ascent_and_freezing():
     a, b, c, d = (mg.Tensor(np.full(3, 2.0), requires_grad=True) for _ in range(4))
     groups = [

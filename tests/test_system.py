@@ -69,3 +69,7 @@ def test_the_quota_of_another_controller_is_none(tmp_path):
     files = {"sys/fs/cgroup/cpu/x/cpu.cfs_quota_us": "100000"}
     files["sys/fs/cgroup/cpu/x/cpu.cfs_period_us"] = "100000"
     assert system.cores(root(tmp_path, V1.format("/y"), **files)) == 8
+
+
+def test_a_list_of_groups_that_cannot_be_read_says_nothing(tmp_path):
+    assert system.cores(root(tmp_path, "nonsense\n\n7:\n")) == 8
