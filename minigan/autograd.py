@@ -236,21 +236,6 @@ def array_of(x: Any) -> Any:
     return x.data if isinstance(x, Tensor) else x
 
 
-class recording:
-    """Context manager: what runs inside is recorded, or is not."""
-
-    __slots__ = ("token", "value")
-
-    def __init__(self, value: bool) -> None:
-        self.value = value
-
-    def __enter__(self) -> None:
-        self.token = _recording.set(self.value)
-
-    def __exit__(self, *_: object) -> None:
-        _recording.reset(self.token)
-
-
 def recorded(value: bool, function: Callable[..., Any], *args: Any) -> Any:
     """function(*args), recorded if `value` is true.
 
@@ -264,9 +249,16 @@ def recorded(value: bool, function: Callable[..., Any], *args: Any) -> Any:
         _recording.set(before)
 
 
-def no_grad() -> Any:
+class no_grad:
     """Context manager: nothing that runs inside is recorded."""
-    return recording(False)
+
+    __slots__ = ("token",)
+
+    def __enter__(self) -> None:
+        self.token = _recording.set(False)
+
+    def __exit__(self, *_: object) -> None:
+        _recording.reset(self.token)
 
 
 @contextmanager
@@ -340,7 +332,7 @@ def backpropagate(
     if g.shape != y.shape:
         raise ValueError(f"grad: g has shape {g.shape}, y has {y.shape}")
 
-    wanted = set(targets)
+    wanted = dict.fromkeys(targets)
     path: set[Node] = set()
     to_visit = []  # the nodes of the path that are no dead end, in order
     reachable = _reachable(y.node, min(t.order for t in targets))
@@ -352,53 +344,56 @@ def backpropagate(
         elif node in wanted:
             path.add(node)
 
-    table: dict[Node, Any] = {y.node: g}
+    return recorded(create_graph, _walk, to_visit, path, wanted, y.node, g, create_graph)
+
+
+def _walk(
+    to_visit: list[Node], path: set[Node], wanted: dict[Node, None], root: Node, g: Any,
+    create_graph: bool,
+) -> dict[Node, Any]:  # fmt: skip
+    """The table of gradients of `wanted`, from g of `root`, the last node that is visited."""
+    table = {root: g}
     owned: set[Node] = set()  # whose entry is a buffer that this walk allocated
-    later = not create_graph and kernels.costly_launches(y.data)
+    later = not create_graph and kernels.costly_launches(g)
     rows: dict[Node, list[Any]] = {}  # of leaves, if later: what is summed at the end
-    before_recording = is_recording()
-    try:
-        _recording.set(create_graph)
-        for node in reversed(to_visit):
-            g = table.get(node) if node in wanted else table.pop(node, None)
-            if g is None:
+    for node in reversed(to_visit):
+        g = table.get(node) if node in wanted else table.pop(node, None)
+        if g is None:
+            continue
+        parents, positions = node.parents, node.plan.positions
+        into: Sequence[int] = node.plan.each
+        if not path.issuperset(parents):
+            into = [k for k in into if parents[k] in path]
+        grads = node.plan.op.pull(node, g, into, create_graph)
+        for k in into:
+            gx = grads[k]
+            if gx is None:
                 continue
-            parents, positions = node.parents, node.plan.positions
-            into: Sequence[int] = node.plan.each
-            if not path.issuperset(parents):
-                into = [k for k in into if parents[k] in path]
-            grads = node.plan.op.pull(node, g, into, create_graph)
-            for k in into:
-                gx = grads[k]
-                if gx is None:
+            array, x = gx.data if create_graph else gx, node.kept[positions[k]]
+            if array.shape != x.shape:
+                gx = sum_to(gx, x.shape)
+            if array.dtype is not x.dtype and array.dtype != x.dtype:
+                gx = gx.astype(x.dtype)
+            parent = parents[k]
+            if later and gx.dtype == np.float32:
+                if parent.plan is None:
+                    row = rows.setdefault(parent, [])
+                    if len(row) == kernels.PARTS:
+                        row[:] = kernels.totals([row])
+                    row.append(gx)
                     continue
-                array, x = gx.data if create_graph else gx, node.kept[positions[k]]
-                if array.shape != x.shape:
-                    gx = sum_to(gx, x.shape)
-                if array.dtype is not x.dtype and array.dtype != x.dtype:
-                    gx = gx.astype(x.dtype)
-                parent = parents[k]
-                if later and gx.dtype == np.float32:
-                    if parent.plan is None:
-                        row = rows.setdefault(parent, [])
-                        if len(row) == kernels.PARTS:
-                            row[:] = kernels.totals([row])
-                        row.append(gx)
-                        continue
-                    if isinstance(gx, kernels.ChannelSum):
-                        [gx] = kernels.totals([[gx]])
-                before = table.get(parent)
-                if before is None:
-                    table[parent] = gx
-                elif create_graph:
-                    table[parent] = before + gx
-                else:
-                    total = kernels.add(before, gx, out=before if parent in owned else None)
-                    table[parent] = total
-                    if not isinstance(total, np.generic):  # NumPy's sum of two scalars
-                        owned.add(parent)
-    finally:
-        _recording.set(before_recording)
-    leaves = [t for t in dict.fromkeys(targets) if t in rows]
+                if isinstance(gx, kernels.ChannelSum):
+                    [gx] = kernels.totals([[gx]])
+            before = table.get(parent)
+            if before is None:
+                table[parent] = gx
+            elif create_graph:
+                table[parent] = before + gx
+            else:
+                total = kernels.add(before, gx, out=before if parent in owned else None)
+                table[parent] = total
+                if not isinstance(total, np.generic):  # NumPy's sum of two scalars
+                    owned.add(parent)
+    leaves = [t for t in wanted if t in rows]
     table.update(zip(leaves, kernels.totals([rows[t] for t in leaves]), strict=True))
     return {t: table[t] for t in wanted if t in table}

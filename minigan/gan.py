@@ -20,11 +20,11 @@ import numpy as np
 from minigan import kernels, losses
 from minigan.array import Array, Stream, xp_of
 from minigan.autograd import Tensor, grad, recorded
+from minigan.flat import laid_out, lay_out
 from minigan.kernels.threads import one_blas_thread
 from minigan.losses import LOSSES, GanLoss
 from minigan.nn import Module
 from minigan.nn.module import per_sample
-from minigan.optim import laid_out, lay_out
 
 
 @dataclass

@@ -16,7 +16,7 @@ LAYERS = [
     ["rules"],
     ["primitive"],
     ["ops"],
-    ["nn", "optim", "losses", "schedules"],
+    ["flat", "nn", "optim", "losses", "schedules"],
     ["models", "gan", "data", "checkpoint", "metrics"],
     ["captured", "loop", "recipes", "runs", "sample", "train"],
     ["cli"],

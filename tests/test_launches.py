@@ -9,6 +9,7 @@ from cupy_stand_in import stand_in
 import minigan as mg
 from minigan import data, gan, kernels, losses, nn, ops, optim
 from minigan.array import to_device
+from minigan.flat import laid_out
 from minigan.kernels import cuda, launcher, sim
 from minigan.recipes import RecipeError, find
 from minigan.train import Trainer
@@ -183,7 +184,7 @@ def test_gradients_that_meet_at_parameters_are_summed_in_one_launch(uses):
     names = [line.kernel for line in log]
     assert names.count("pack") == 1 + (uses > 4) * 3  # four at a time
     assert "bias_act_backward" not in names
-    assert optim.laid_out(got[:4]) is not None
+    assert laid_out(got[:4]) is not None
 
 
 @pytest.mark.parametrize("sign", [1, -1])
